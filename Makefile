@@ -1,0 +1,52 @@
+# Outgate. `make run` shows it working, `make test` runs every test; `make help` lists the rest.
+# Needs Rust (rustup), Python 3 and make; everything else is fetched.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+WASM_TARGET := wasm32-wasip1
+ARGUMENTS ?=
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build envoy ## The proxy with a demonstration: five exchanges, then it stays up (Ctrl-C ends it)
+	@exec target/debug/outgate-demo $(ARGUMENTS)
+
+.PHONY: test
+test: build envoy ## Every test, end to end on a real Envoy
+	$(CARGO) test --workspace --locked
+
+.PHONY: build
+build: wasm ## The command line, cert-service and outgate.wasm
+	$(CARGO) build --workspace --locked
+
+.PHONY: wasm
+wasm: wasm-target ## outgate.wasm
+	$(CARGO) build --locked --release --package outgate-filter --target $(WASM_TARGET)
+	@ln -sf $(WASM_TARGET)/release/outgate_filter.wasm target/outgate.wasm
+
+.PHONY: wasm-target
+wasm-target:
+	@rustup target list --installed | grep -qx $(WASM_TARGET) || rustup target add $(WASM_TARGET)
+
+.PHONY: envoy
+envoy: ## An Envoy of the pinned version, as target/envoy/envoy
+	@python3 scripts/fetch-envoy
+
+.PHONY: func-e
+func-e: build envoy ## The demonstration's configuration under func-e
+	@scripts/with-func-e
+
+.PHONY: examples
+examples: build ## Writes envoy-config/examples anew from their policies
+	@scripts/render-examples
+
+.PHONY: lint
+lint: wasm-target ## Formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+	$(CARGO) clippy --package outgate-filter --target $(WASM_TARGET) --locked -- --deny warnings
