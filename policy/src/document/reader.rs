@@ -1,0 +1,192 @@
+//! Reads typed values out of a tree, and collects everything that is wrong with it.
+
+use serde_json::{Map, Value};
+
+use crate::error::PolicyError;
+use crate::excerpt::Excerpt;
+use crate::suggestion::did_you_mean;
+
+/// What was wrong so far.
+#[derive(Debug, Default)]
+pub struct Reader {
+    errors: Vec<PolicyError>,
+}
+
+/// An object, and where it is.
+#[derive(Debug)]
+pub struct Object<'v> {
+    members: &'v Map<String, Value>,
+    place: String,
+}
+
+/// A value, and where it is.
+#[derive(Debug)]
+pub struct Item<'v> {
+    /// The value.
+    pub value: &'v Value,
+    /// Its place.
+    pub place: String,
+}
+
+impl<'v> Object<'v> {
+    /// The place of a key.
+    pub fn place(&self, key: &str) -> String {
+        if self.place.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place) }
+    }
+
+    /// A member; null is the same as absent.
+    pub fn get(&self, key: &str) -> Option<Item<'v>> {
+        let value = self.members.get(key).filter(|value| !value.is_null())?;
+        Some(Item { value, place: self.place(key) })
+    }
+
+    /// Whether there is such a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.members.contains_key(key)
+    }
+}
+
+impl Reader {
+    /// Everything that was wrong.
+    pub fn into_errors(self) -> Vec<PolicyError> {
+        self.errors
+    }
+
+    /// Something is wrong.
+    pub fn error(&mut self, place: impl Into<String>, message: impl Into<String>) {
+        let place = place.into();
+        let place = if place.is_empty() { "policy".to_owned() } else { place };
+        self.errors.push(PolicyError::Document { place, message: message.into() });
+    }
+
+    /// An object with no other keys than these.
+    pub fn object<'v>(&mut self, item: &Item<'v>, keys: &[&str]) -> Option<Object<'v>> {
+        let Value::Object(members) = item.value else {
+            self.wrong_type(item, "an object");
+            return None;
+        };
+        let object = Object { members, place: item.place.clone() };
+        for key in members.keys().filter(|key| !keys.contains(&key.as_str())) {
+            let hint = did_you_mean(key, keys.iter().copied());
+            let hint = if hint.is_empty() { format!("; known here: {}", quoted(keys)) } else { hint };
+            self.error(object.place(&Excerpt::new(key).to_string()), format!("unknown key `{}`{hint}", Excerpt::new(key)));
+        }
+        Some(object)
+    }
+
+    /// A key that must be there.
+    pub fn required<'v>(&mut self, object: &Object<'v>, key: &str) -> Option<Item<'v>> {
+        let item = object.get(key);
+        if item.is_none() {
+            self.error(object.place.clone(), format!("missing key `{key}`"));
+        }
+        item
+    }
+
+    /// A text.
+    pub fn text(&mut self, item: &Item<'_>) -> Option<String> {
+        match item.value {
+            Value::String(text) => Some(text.clone()),
+            _ => {
+                self.wrong_type(item, "a text");
+                None
+            }
+        }
+    }
+
+    /// A text, if the key is there.
+    pub fn optional_text(&mut self, object: &Object<'_>, key: &str) -> Option<String> {
+        object.get(key).and_then(|item| self.text(&item))
+    }
+
+    /// The last segment of a resource name.
+    pub fn reference(&mut self, item: &Item<'_>) -> Option<String> {
+        let text = self.text(item)?;
+        let name = short_name(&text);
+        if name.is_empty() || name.chars().any(char::is_control) || name.len() > 256 {
+            self.error(&item.place, format!("`{}` is no name", Excerpt::new(&text)));
+            return None;
+        }
+        Some(name.to_owned())
+    }
+
+    /// True or false.
+    pub fn boolean(&mut self, object: &Object<'_>, key: &str, default: bool) -> bool {
+        match object.get(key) {
+            None => default,
+            Some(Item { value: Value::Bool(value), .. }) => *value,
+            Some(item) => {
+                self.wrong_type(&item, "true or false");
+                default
+            }
+        }
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(&mut self, item: &Item<'_>, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text(item)?;
+        let found = words.iter().find(|(word, _)| *word == text);
+        if found.is_none() {
+            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.error(&item.place, format!("`{}` is not known here; use {}", Excerpt::new(&text), quoted(&known)));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    /// One of a few words, or the default.
+    pub fn optional_choice<T: Copy + Default>(&mut self, object: &Object<'_>, key: &str, words: &[(&str, T)]) -> T {
+        object.get(key).and_then(|item| self.choice(&item, words)).unwrap_or_default()
+    }
+
+    /// The items of a list; none if the key is absent.
+    pub fn list<'v>(&mut self, object: &Object<'v>, key: &str) -> Vec<Item<'v>> {
+        let Some(item) = object.get(key) else { return Vec::new() };
+        let Value::Array(values) = item.value else {
+            self.wrong_type(&item, "a list");
+            return Vec::new();
+        };
+        let place = |index| format!("{}[{index}]", item.place);
+        values.iter().enumerate().map(|(index, value)| Item { value, place: place(index) }).collect()
+    }
+
+    /// A list of texts, each made into something.
+    pub fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        object: &Object<'_>,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        let mut parsed = Vec::new();
+        for item in self.list(object, key) {
+            let Some(text) = self.text(&item) else { continue };
+            match parse(&text) {
+                Ok(value) => parsed.push(value),
+                Err(error) => self.error(&item.place, error.to_string()),
+            }
+        }
+        parsed
+    }
+
+    /// A value of the wrong type.
+    pub fn wrong_type(&mut self, item: &Item<'_>, expected: &str) {
+        let (found, remedy) = match item.value {
+            Value::Null => ("nothing", ""),
+            Value::Bool(_) => ("true or false", if expected == "a text" { "; put quotes around it" } else { "" }),
+            Value::Number(_) => ("a number", if expected == "a text" { "; put quotes around it" } else { "" }),
+            Value::String(_) => ("a text", ""),
+            Value::Array(_) => ("a list", ""),
+            Value::Object(_) => ("an object", ""),
+        };
+        self.error(&item.place, format!("expected {expected}, found {found}{remedy}"));
+    }
+}
+
+/// The last segment of a resource name.
+pub fn short_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// Words in backticks, with commas.
+pub fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,142 @@
+//! The engine: a policy, compiled once, asked often.
+
+mod compile;
+
+use serde_json::Value;
+
+use crate::document::{Action, AmbiguousPaths, Document, parse_text};
+use crate::error::PolicyErrors;
+use crate::expression::{Expression, Sniffing};
+use crate::session::{Client, Request, RequestStage, Session};
+use crate::source::Identity;
+use crate::verdict::{
+    ConnectDecision, ConnectVerdict, Reading, RequestDecision, RequestVerdict, TlsDecision, TlsVerdict,
+};
+use crate::walk::Walk;
+
+/// A compiled policy.
+#[derive(Debug)]
+pub struct Engine {
+    document: Document,
+    hash: String,
+    rules: Vec<Rule>,
+}
+
+/// An enabled rule, by its place in [`Engine::rules`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RuleId(usize);
+
+/// An enabled rule.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Rule {
+    /// Its short name.
+    pub name: String,
+    /// The lower, the earlier.
+    pub priority: i32,
+    /// What it does.
+    pub action: Action,
+    /// What it decides about.
+    pub kind: RuleKind,
+    /// Whether it is never enforced.
+    pub shadow: bool,
+    pub(crate) session: Expression,
+    pub(crate) application: Option<Expression>,
+}
+
+/// What a rule decides about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RuleKind {
+    /// Whole sessions: it has no applicationMatcher and does not inspect.
+    Session,
+    /// Requests in the clear.
+    Application,
+    /// Requests, also those inside TLS, which it has decrypted.
+    Inspecting,
+}
+
+impl Engine {
+    /// Compiles a policy, JSON or YAML, or says everything that is wrong with it.
+    pub fn from_text(text: &str) -> Result<Self, PolicyErrors> {
+        Self::from_value(&parse_text(text)?)
+    }
+
+    /// Compiles a policy, or says everything that is wrong with it.
+    pub fn from_value(value: &Value) -> Result<Self, PolicyErrors> {
+        compile::compile(value)
+    }
+
+    /// The policy as written, its references resolved.
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// 16 hexadecimal digits that change with the policy, whatever the order of its keys and its format.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The enabled rules in ascending priority.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// A rule.
+    pub fn rule(&self, id: RuleId) -> Option<&Rule> {
+        self.rules.get(id.0)
+    }
+
+    /// Who a client is, by `outgate.sources`.
+    pub fn identify(&self, client: &Client<'_>) -> Identity {
+        Identity::of(&self.document.outgate.sources, client)
+    }
+
+    /// Decides a tunnel when it is asked for.
+    pub fn connect(&self, session: &Session<'_>) -> ConnectDecision {
+        let mut walk = Walk::new(self, ());
+        let verdict = match walk.connect(session) {
+            ConnectVerdict::Sniff { opened_by, tls: None } => {
+                let sniffing = if session.connection.is_some() { Sniffing::Done } else { Sniffing::NotYet };
+                ConnectVerdict::Sniff { opened_by, tls: walk.tls(session, sniffing) }
+            }
+            verdict => verdict,
+        };
+        ConnectDecision { verdict, errors: walk.finish().0 }
+    }
+
+    /// Decides TLS in a tunnel that was sniffed, with what sniffing found as `session.connection`.
+    pub fn sniffed(&self, session: &Session<'_>) -> TlsDecision {
+        let mut walk = Walk::new(self, ());
+        // Nothing is unknown any more.
+        let verdict = walk.tls(session, Sniffing::Done).unwrap_or(TlsVerdict::Deny(None));
+        TlsDecision { verdict, errors: walk.finish().0 }
+    }
+
+    /// Decides a request.
+    pub fn request(&self, session: &Session<'_>, request: &Request<'_>, stage: RequestStage) -> RequestDecision {
+        let mut walk = Walk::new(self, ());
+        let mut verdict = walk.request(session, request, request.path.path(), stage);
+        let mut reading = Reading::Sent;
+        if let (RequestVerdict::Allow(_), Some(folded)) = (verdict, self.folded(request)) {
+            let other = walk.request(session, request, folded, stage);
+            if matches!(other, RequestVerdict::Deny(_)) {
+                (verdict, reading) = (other, Reading::Folded);
+            }
+        }
+        RequestDecision { verdict, reading, errors: walk.finish().0 }
+    }
+
+    /// The other reading of a path, if it is judged.
+    pub(crate) fn folded<'r>(&self, request: &Request<'r>) -> Option<&'r str> {
+        match self.document.outgate.ambiguous_paths {
+            AmbiguousPaths::Both => request.path.folded(),
+            AmbiguousPaths::Sent => None,
+        }
+    }
+
+    /// The rules that decide.
+    pub(crate) fn enforced(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
+        let rules = self.rules.iter().enumerate().map(|(index, rule)| (RuleId(index), rule));
+        rules.filter(|(_, rule)| !rule.shadow)
+    }
+}

@@ -1,0 +1,159 @@
+//! From a document to an engine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Engine, Rule, RuleKind};
+use crate::document::{self, Document, RuleDocument};
+use crate::error::{MatcherError, PolicyError, PolicyErrors};
+use crate::expression::{Expression, Matcher, Problem, Scope};
+use crate::url_list::UrlList;
+
+/// How much of a long line an error shows.
+const WIDEST: usize = 100;
+
+pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
+    let (document, mut errors) = document::read(value);
+    let Some(document) = document else { return Err(PolicyErrors::new(errors)) };
+    let url_lists = url_lists(&document);
+    let mut rules = Vec::new();
+    for rule in document.rules.iter().filter(|rule| rule.enabled) {
+        rules.extend(compile_rule(rule, &url_lists, &mut errors));
+    }
+    // The file's order counts among shadow rules with one priority.
+    rules.sort_by_key(|rule: &Rule| rule.priority);
+    equal_priorities(&document, &mut errors);
+    if !errors.is_empty() {
+        return Err(PolicyErrors::new(errors));
+    }
+    let hash = hash(value);
+    Ok(Engine { document, hash, rules })
+}
+
+fn url_lists(document: &Document) -> BTreeMap<String, Arc<UrlList>> {
+    let lists = document.url_lists.iter().map(|document| {
+        let mut list = UrlList::default();
+        for value in &document.values {
+            // Every entry was judged when the document was read.
+            let _known = list.add(value);
+        }
+        (document.name.clone(), Arc::new(list))
+    });
+    lists.collect()
+}
+
+fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
+    let mut first = BTreeMap::<i32, &str>::new();
+    for rule in document.rules.iter().filter(|rule| rule.enabled && !rule.shadow) {
+        match first.get(&rule.priority) {
+            None => {
+                first.insert(rule.priority, &rule.name);
+            }
+            Some(other) => errors.push(PolicyError::Document {
+                place: "rules".to_owned(),
+                message: format!(
+                    "`{other}` and `{}` both have priority {}, so nobody can tell which goes first; give each its own",
+                    rule.name, rule.priority
+                ),
+            }),
+        }
+    }
+}
+
+fn compile_rule(rule: &RuleDocument, url_lists: &BTreeMap<String, Arc<UrlList>>, errors: &mut Vec<PolicyError>) -> Option<Rule> {
+    let kind = match (&rule.application_matcher, rule.tls_inspection_enabled) {
+        (_, true) => RuleKind::Inspecting,
+        (Some(_), false) => RuleKind::Application,
+        (None, false) => RuleKind::Session,
+    };
+    let mut compile = |matcher: Matcher, source: &str| {
+        let scope = Scope { matcher, url_lists };
+        let compiled = Expression::compile(source, &scope);
+        compiled
+            .map_err(|problems| errors.extend(problems.iter().map(|problem| matcher_error(rule, matcher, source, problem))))
+            .ok()
+    };
+    let session = compile(Matcher::Session(kind), &rule.session_matcher);
+    let application = match &rule.application_matcher {
+        None => Some(None),
+        Some(source) => compile(Matcher::Application(kind), source).map(Some),
+    };
+    Some(Rule {
+        name: rule.name.clone(),
+        priority: rule.priority,
+        action: rule.action,
+        kind,
+        shadow: rule.shadow,
+        session: session?,
+        application: application?,
+    })
+}
+
+fn matcher_error(rule: &RuleDocument, matcher: Matcher, source: &str, problem: &Problem) -> PolicyError {
+    let before = source.get(..problem.offset).unwrap_or(source);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = source.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+    let column = before.get(line_start..).unwrap_or_default().chars().count();
+    // Of a long line, what is around the column.
+    let left = if column >= WIDEST { column - WIDEST / 2 } else { 0 };
+    let plain = |character: char| if character.is_control() { ' ' } else { character };
+    let mut excerpt: String = line.chars().skip(left).take(WIDEST).map(plain).collect();
+    let mut caret = column - left;
+    if left > 0 {
+        excerpt.insert(0, '…');
+        caret += 1;
+    }
+    if line.chars().nth(left + WIDEST).is_some() {
+        excerpt.push('…');
+    }
+    PolicyError::Matcher(Box::new(MatcherError {
+        rule: rule.name.clone(),
+        field: matcher.field(),
+        message: problem.message.clone(),
+        line: before.matches('\n').count() + 1,
+        column: column + 1,
+        excerpt,
+        caret,
+        multiline: source.trim_end().contains('\n'),
+    }))
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of the document as JSON, its keys in order, without spaces.
+fn hash(value: &Value) -> String {
+    let mut canonical = String::new();
+    write(value, &mut canonical);
+    Sha256::digest(canonical).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn write(value: &Value, output: &mut String) {
+    match value {
+        Value::Array(items) => {
+            output.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    output.push(',');
+                }
+                write(item, output);
+            }
+            output.push(']');
+        }
+        Value::Object(members) => {
+            // In order even where `serde_json` keeps the order of the file.
+            let ordered: BTreeMap<_, _> = members.iter().collect();
+            output.push('{');
+            for (index, (key, value)) in ordered.into_iter().enumerate() {
+                if index > 0 {
+                    output.push(',');
+                }
+                output.push_str(&Value::from(key.as_str()).to_string());
+                output.push(':');
+                write(value, output);
+            }
+            output.push('}');
+        }
+        scalar => output.push_str(&scalar.to_string()),
+    }
+}
