@@ -1,0 +1,189 @@
+//! The private key of a CA.
+
+use std::fmt;
+
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
+    RSA_PKCS1_SHA256, RsaKeyPair,
+};
+
+use crate::pem::{self, PemBlock, PemError};
+
+/// Signs certificates; never printed, wiped when dropped (aws-lc cleans what it frees).
+pub struct SigningKey {
+    pair: Pair,
+    seed: hmac::Key,
+}
+
+enum Pair {
+    P256(EcdsaKeyPair),
+    P384(EcdsaKeyPair),
+    Rsa(RsaKeyPair),
+}
+
+/// What kind of key a CA has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// RSA with this many bits.
+    Rsa(usize),
+}
+
+/// Why a private key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file is no PEM.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// There is no block with a private key.
+    #[error("it holds no private key, only {0}")]
+    NoKey(String),
+    /// There are several private keys.
+    #[error("it holds {0} private keys; leave only the one of the issuing certificate")]
+    Several(usize),
+    /// The key is encrypted.
+    #[error(
+        "its key is encrypted, which is not supported yet; decrypt it with `openssl pkey -in FILE -out FILE.clear` and `chmod 600 FILE.clear`"
+    )]
+    Encrypted,
+    /// The key is of a kind that we do not sign with.
+    #[error("its key is none that can sign here (P-256, P-384 or RSA of 2048 to 8192 bits)")]
+    Unsupported,
+}
+
+/// Why something could not be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// The system's source of randomness failed.
+    #[error("the system gives no random numbers")]
+    NoRandomness,
+    /// The CA is not valid now.
+    #[error("the CA is not valid now: renew it")]
+    CaEnded,
+    /// The cryptographic library refused.
+    #[error("the CA's key failed to sign")]
+    Failed,
+}
+
+impl SigningKey {
+    /// Reads the one private key among these blocks: PKCS#8, SEC1 or PKCS#1.
+    pub fn from_blocks(blocks: &[PemBlock]) -> Result<SigningKey, KeyError> {
+        let keys: Vec<&PemBlock> =
+            blocks.iter().filter(|block| block.label.ends_with("PRIVATE KEY")).collect();
+        match keys.as_slice() {
+            [] => Err(KeyError::NoKey(labels(blocks))),
+            [key] if key.encrypted => Err(KeyError::Encrypted),
+            [key] => SigningKey::from_der(&key.der).ok_or(KeyError::Unsupported),
+            several => Err(KeyError::Several(several.len())),
+        }
+    }
+
+    /// A new P-256 key, and its PKCS#8 PEM.
+    pub fn generate() -> Result<(SigningKey, zeroize::Zeroizing<String>), SignError> {
+        let document = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)
+            .and_then(|pair| pair.to_pkcs8v1())
+            .map_err(|_| SignError::NoRandomness)?;
+        let key = SigningKey::from_der(document.as_ref()).ok_or(SignError::Failed)?;
+        Ok((key, pem::encode("PRIVATE KEY", document.as_ref())))
+    }
+
+    fn from_der(der: &[u8]) -> Option<SigningKey> {
+        let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, der)
+            .map(Pair::P256)
+            .or_else(|_| {
+                EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_ASN1_SIGNING, der).map(Pair::P384)
+            })
+            .or_else(|_| RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der)).map(Pair::Rsa))
+            .ok()?;
+        let label = hmac::Key::new(hmac::HMAC_SHA256, b"outgate key derivation");
+        let seed = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&label, der).as_ref());
+        Some(SigningKey { pair, seed })
+    }
+
+    /// The signature over `message`, by the algorithm that [`SigningKey::signature_algorithm`] names.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let random = SystemRandom::new();
+        match &self.pair {
+            Pair::P256(pair) | Pair::P384(pair) => pair
+                .sign(&random, message)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| SignError::Failed),
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                    .map_err(|_| SignError::Failed)?;
+                Ok(signature)
+            }
+        }
+    }
+
+    /// The AlgorithmIdentifier of the signatures, in DER.
+    pub fn signature_algorithm(&self) -> &'static [u8] {
+        match &self.pair {
+            // ecdsa-with-SHA256
+            Pair::P256(_) => &[0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
+            // ecdsa-with-SHA384
+            Pair::P384(_) => &[0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3],
+            // sha256WithRSAEncryption, with the NULL that RFC 4055 demands
+            Pair::Rsa(_) => &[0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 11, 5, 0],
+        }
+    }
+
+    /// The public key as the BIT STRING of a SubjectPublicKeyInfo holds it.
+    pub fn public_key(&self) -> &[u8] {
+        match &self.pair {
+            Pair::P256(pair) | Pair::P384(pair) => pair.public_key().as_ref(),
+            Pair::Rsa(pair) => pair.public_key().as_ref(),
+        }
+    }
+
+    /// The SubjectPublicKeyInfo in DER.
+    pub fn public_key_info(&self) -> Result<Vec<u8>, SignError> {
+        let der: Result<PublicKeyX509Der<'_>, _> = match &self.pair {
+            Pair::P256(pair) | Pair::P384(pair) => pair.public_key().as_der(),
+            Pair::Rsa(pair) => pair.public_key().as_der(),
+        };
+        der.map(|der| der.as_ref().to_vec()).map_err(|_| SignError::Failed)
+    }
+
+    /// What kind of key it is.
+    pub fn kind(&self) -> KeyKind {
+        match &self.pair {
+            Pair::P256(_) => KeyKind::P256,
+            Pair::P384(_) => KeyKind::P384,
+            Pair::Rsa(pair) => KeyKind::Rsa(pair.public_modulus_len() * 8),
+        }
+    }
+
+    /// A MAC key that only holders of this private key can derive, one per purpose.
+    pub fn derive(&self, purpose: &[u8]) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&self.seed, purpose).as_ref())
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SigningKey({}, …)", self.kind())
+    }
+}
+
+impl fmt::Display for KeyKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyKind::P256 => formatter.write_str("P-256"),
+            KeyKind::P384 => formatter.write_str("P-384"),
+            KeyKind::Rsa(bits) => write!(formatter, "RSA-{bits}"),
+        }
+    }
+}
+
+fn labels(blocks: &[PemBlock]) -> String {
+    let labels: Vec<String> = blocks.iter().map(|block| format!("`{}`", block.label)).collect();
+    labels.join(", ")
+}

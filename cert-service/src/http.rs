@@ -1,0 +1,174 @@
+//! The HTTP routes: grants on the Unix socket, and what operators read on the other address.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::audit::{Event, excerpt};
+use crate::grants::{self, PoolName};
+use crate::metrics::GrantResult;
+use crate::service::{GrantError, Service};
+use outgate_policy::HostName;
+
+/// More than a grant's two names take.
+const BODY_LIMIT: usize = 4096;
+
+/// What the filter posts to get a grant.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantRequest {
+    pool: String,
+    host: String,
+}
+
+/// The answer to it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GrantResponse<'a> {
+    pool: &'a str,
+    host: &'a str,
+    resource: &'a str,
+    expires_in_seconds: u64,
+}
+
+/// What an operator posts to take certificates back: a host, or `"all": true`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WithdrawalRequest {
+    host: Option<String>,
+    #[serde(default)]
+    all: bool,
+}
+
+/// A problem document.
+struct Problem {
+    status: StatusCode,
+    reason: &'static str,
+    detail: String,
+}
+
+/// What may be asked on the Unix socket.
+pub fn private_routes(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/v1/grants", post(grant))
+        .route("/v1/withdrawals", post(withdraw))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(service)
+}
+
+/// What anyone may read.
+pub fn public_routes(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/ca.pem", get(ca_pem))
+        .route("/ca.crt", get(ca_der))
+        .with_state(service)
+}
+
+async fn grant(State(service): State<Arc<Service>>, body: Bytes) -> Result<Response, Problem> {
+    let refuse = |name: &str, pool: Option<&str>, status, result: GrantResult, detail: String| {
+        service.metrics().grant(result);
+        service.audit().log(&Event::Denial {
+            name: excerpt(name),
+            pool: pool.map(excerpt),
+            reason: result.as_str(),
+            node: None,
+        });
+        Problem { status, reason: result.as_str(), detail }
+    };
+    let bad = StatusCode::BAD_REQUEST;
+    let request: GrantRequest = serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("the body is not `{{\"pool\": …, \"host\": …}}`: {error}");
+        refuse("", None, bad, GrantResult::BadRequest, detail)
+    })?;
+    let (name, pool_name) = (request.host.as_str(), Some(request.pool.as_str()));
+    let pool = PoolName::parse(&request.pool)
+        .map_err(|error| refuse(name, pool_name, bad, GrantResult::BadRequest, error.to_string()))?;
+    let host = HostName::parse(name)
+        .map_err(|error| refuse(name, pool_name, bad, GrantResult::BadRequest, error.to_string()))?;
+    service.grant(&pool, &host).map_err(|error| {
+        let status = match error {
+            GrantError::UnknownPool(_) => StatusCode::BAD_REQUEST,
+            GrantError::CannotSign(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        refuse(name, pool_name, status, error.result(), error.to_string())
+    })?;
+    service.metrics().grant(GrantResult::Granted);
+    let granted = GrantResponse {
+        pool: pool.as_str(),
+        host: host.as_str(),
+        resource: host.as_str(),
+        expires_in_seconds: grants::LIFETIME.as_secs(),
+    };
+    Ok(axum::Json(granted).into_response())
+}
+
+async fn withdraw(State(service): State<Arc<Service>>, body: Bytes) -> Result<Response, Problem> {
+    let bad = |detail: String| Problem {
+        status: StatusCode::BAD_REQUEST,
+        reason: GrantResult::BadRequest.as_str(),
+        detail,
+    };
+    let request: WithdrawalRequest = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    let leases = match (&request.host, request.all) {
+        (Some(name), false) => {
+            let host = HostName::parse(name).map_err(|error| bad(error.to_string()))?;
+            service.withdraw(Some(&host))
+        }
+        (None, true) => service.withdraw(None),
+        _ => return Err(bad("give either `host` or `\"all\": true`".to_owned())),
+    };
+    Ok(axum::Json(json!({ "withdrawn": leases })).into_response())
+}
+
+async fn ready(State(service): State<Arc<Service>>) -> Response {
+    let latches = service.latches();
+    let ready = latches.iter().all(|(_, open)| *open);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let latches: serde_json::Map<String, serde_json::Value> =
+        latches.iter().map(|(name, open)| ((*name).to_owned(), (*open).into())).collect();
+    (status, axum::Json(json!({ "ready": ready, "latches": latches }))).into_response()
+}
+
+async fn metrics(State(service): State<Arc<Service>>) -> Response {
+    typed("text/plain; version=0.0.4; charset=utf-8", service.render_metrics())
+}
+
+async fn ca_pem(State(service): State<Arc<Service>>) -> Response {
+    typed("application/x-pem-file", service.ca().trust_pem().to_owned())
+}
+
+async fn ca_der(State(service): State<Arc<Service>>) -> Response {
+    typed("application/x-x509-ca-cert", service.ca().trust_der().to_owned())
+}
+
+fn typed(content_type: &'static str, body: impl IntoResponse) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "type": format!("urn:outgate:cert-service:{}", self.reason),
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "reason": self.reason,
+        });
+        let reason = HeaderName::from_static("x-outgate-reason");
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
+            (reason, HeaderValue::from_static(self.reason)),
+        ];
+        (self.status, headers, body.to_string()).into_response()
+    }
+}

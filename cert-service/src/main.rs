@@ -1,0 +1,46 @@
+//! The program `cert-service`.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use cert_service::options::Options;
+use cert_service::server::Server;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    // No core dump and no debugger gets at the keys.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cert-service: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let served = runtime.block_on(serve(options));
+    // What is not over by now (a log whose reader stalls) does not keep us.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = Server::start(options, std::io::stdout()).await?;
+    server
+        .serve(async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        })
+        .await;
+    Ok(())
+}

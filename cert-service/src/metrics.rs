@@ -1,0 +1,231 @@
+//! Prometheus metrics, none of them by host.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::leases::Withdrawal;
+
+/// What a request for a grant came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantResult {
+    /// Granted.
+    Granted,
+    /// The request or the host cannot be read.
+    BadRequest,
+    /// No pool of this name.
+    UnknownPool,
+    /// The CA cannot sign now.
+    CannotSign,
+}
+
+/// Why a name that Envoy asked for got no certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenialReason {
+    /// Nothing granted it.
+    NotGranted,
+    /// It is no host name.
+    BadName,
+    /// Signing failed.
+    CannotSign,
+}
+
+impl GrantResult {
+    const ALL: [GrantResult; 4] =
+        [GrantResult::Granted, GrantResult::BadRequest, GrantResult::UnknownPool, GrantResult::CannotSign];
+
+    /// The stable name in metrics, lines and problem documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GrantResult::Granted => "granted",
+            GrantResult::BadRequest => "bad_request",
+            GrantResult::UnknownPool => "unknown_pool",
+            GrantResult::CannotSign => "cannot_sign",
+        }
+    }
+}
+
+impl DenialReason {
+    const ALL: [DenialReason; 3] =
+        [DenialReason::NotGranted, DenialReason::BadName, DenialReason::CannotSign];
+
+    /// The stable name in metrics and lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DenialReason::NotGranted => "not_granted",
+            DenialReason::BadName => "bad_name",
+            DenialReason::CannotSign => "cannot_sign",
+        }
+    }
+}
+
+/// Counters of the process.
+#[derive(Default)]
+pub struct Metrics {
+    mints_ok: Counter,
+    mints_failed: Counter,
+    mint_nanoseconds: Counter,
+    grants: [Counter; 4],
+    denials: [Counter; 3],
+    withdrawn: [Counter; 4],
+    /// Renewals pushed.
+    pub renewals: Counter,
+    /// Names that Envoy held from before and went on with.
+    pub leases_kept: Counter,
+    /// NACKs.
+    pub nacks: Counter,
+    /// Streams ever opened.
+    pub streams_opened: Counter,
+    /// Streams ended.
+    pub streams_closed: Counter,
+}
+
+/// A number that only grows.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds any number.
+    pub fn add(&self, number: u64) {
+        self.0.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is known elsewhere and shown with the counters.
+pub struct Gauges<'a> {
+    /// The CA's short id.
+    pub ca: &'a str,
+    /// Its end, in seconds since 1970.
+    pub ca_not_after: i64,
+    /// Names leased now.
+    pub live_leases: usize,
+    /// Hosts granted now.
+    pub granted_hosts: usize,
+    /// Whether the service is ready.
+    pub ready: bool,
+    /// Audit lines dropped.
+    pub audit_lines_dropped: u64,
+}
+
+impl Metrics {
+    /// Counts a mint.
+    pub fn mint(&self, succeeded: bool, took: Duration) {
+        if succeeded { &self.mints_ok } else { &self.mints_failed }.increment();
+        self.mint_nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a request for a grant.
+    pub fn grant(&self, result: GrantResult) {
+        count(&GrantResult::ALL, &self.grants, &result);
+    }
+
+    /// Counts a name that got no certificate.
+    pub fn denial(&self, reason: DenialReason) {
+        count(&DenialReason::ALL, &self.denials, &reason);
+    }
+
+    /// Counts leases taken back.
+    pub fn withdrawn(&self, reason: Withdrawal, leases: usize) {
+        for (known, counter) in Withdrawal::ALL.iter().zip(&self.withdrawn) {
+            if *known == reason {
+                counter.add(u64::try_from(leases).unwrap_or(u64::MAX));
+            }
+        }
+    }
+
+    /// The page that Prometheus reads.
+    pub fn render(&self, gauges: &Gauges<'_>) -> String {
+        let mut page = Page::default();
+        let ca = gauges.ca;
+        page.family("mints_total", "counter", "Leaf certificates minted, by CA and result.");
+        page.sample("mints_total", &[("ca", ca), ("result", "ok")], self.mints_ok.get());
+        page.sample("mints_total", &[("ca", ca), ("result", "error")], self.mints_failed.get());
+        page.family("mint_seconds", "summary", "Time spent minting.");
+        let mints = self.mints_ok.get().saturating_add(self.mints_failed.get());
+        let seconds = Duration::from_nanos(self.mint_nanoseconds.get()).as_secs_f64();
+        page.sample("mint_seconds_sum", &[], seconds);
+        page.sample("mint_seconds_count", &[], mints);
+        page.family("grants_total", "counter", "Requests for a grant, by result.");
+        for (result, counter) in GrantResult::ALL.iter().zip(&self.grants) {
+            page.sample("grants_total", &[("result", result.as_str())], counter.get());
+        }
+        page.family("denials_total", "counter", "Names that Envoy got no certificate for, by reason.");
+        for (reason, counter) in DenialReason::ALL.iter().zip(&self.denials) {
+            page.sample("denials_total", &[("reason", reason.as_str())], counter.get());
+        }
+        page.family("live_leases", "gauge", "Names that Envoys hold a certificate for.");
+        page.sample("live_leases", &[], gauges.live_leases);
+        page.family("granted_hosts", "gauge", "Hosts with a grant.");
+        page.sample("granted_hosts", &[], gauges.granted_hosts);
+        page.family("leases_withdrawn_total", "counter", "Names taken back from an Envoy, by reason.");
+        for (reason, counter) in Withdrawal::ALL.iter().zip(&self.withdrawn) {
+            page.sample("leases_withdrawn_total", &[("reason", reason.as_str())], counter.get());
+        }
+        for (name, kind, help, value) in [
+            ("lease_renewals_total", "counter", "Leaves replaced before their end.", self.renewals.get()),
+            (
+                "leases_kept_total",
+                "counter",
+                "Names that an Envoy held from before and went on with.",
+                self.leases_kept.get(),
+            ),
+            ("nacks_total", "counter", "Responses that an Envoy did not accept.", self.nacks.get()),
+            ("streams_total", "counter", "xDS streams opened.", self.streams_opened.get()),
+            (
+                "streams",
+                "gauge",
+                "xDS streams open.",
+                self.streams_opened.get().saturating_sub(self.streams_closed.get()),
+            ),
+            (
+                "audit_lines_dropped_total",
+                "counter",
+                "Audit lines lost because their reader stalled.",
+                gauges.audit_lines_dropped,
+            ),
+            ("ready", "gauge", "1 if ready.", u64::from(gauges.ready)),
+        ] {
+            page.family(name, kind, help);
+            page.sample(name, &[], value);
+        }
+        page.family("ca_not_after_seconds", "gauge", "The end of the CA's chain, in seconds since 1970.");
+        page.sample("ca_not_after_seconds", &[("ca", ca)], gauges.ca_not_after);
+        page.family("build_info", "gauge", "Always 1.");
+        page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.0
+    }
+}
+
+fn count<T: PartialEq>(known: &[T], counters: &[Counter], one: &T) {
+    for (known, counter) in known.iter().zip(counters) {
+        if known == one {
+            counter.increment();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    // Writing to a String cannot fail.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP cert_service_{name} {help}\n# TYPE cert_service_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "cert_service_{name}{labels} {value}");
+    }
+}

@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::grants::PoolName;
+use crate::leaf;
+use outgate_policy::HostName;
+
+/// Mints intercept certificates for exactly the hosts that were granted, and hands them to Envoy.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "cert-service", version)]
+pub struct Options {
+    /// Directory of the CA: `ca.pem` is what clients must trust, `ca-key.pem` the development CA's key.
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// Unix socket for Envoy (ADS, SDS) and for grants; only this user may connect.
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Address for /healthz, /readyz, /metrics, /ca.pem and /ca.crt.
+    #[arg(long, value_name = "ADDR")]
+    pub http: SocketAddr,
+    /// A CA pool to serve; may be repeated [default: any].
+    #[arg(long = "pool", value_name = "NAME")]
+    pub pools: Vec<PoolName>,
+    /// A host that needs no grant, for listeners of Envoy's own; may be repeated.
+    #[arg(long = "serve", value_name = "HOST", value_parser = host)]
+    pub served: Vec<HostName>,
+    /// The CA to sign with: its certificate, then its intermediates, as PEM [default: a development CA].
+    #[arg(long, value_name = "PEM", requires = "ca_key")]
+    pub ca: Option<PathBuf>,
+    /// The private key of that CA: PKCS#8, SEC1 or PKCS#1, as PEM.
+    #[arg(long, value_name = "PEM", requires = "ca")]
+    pub ca_key: Option<PathBuf>,
+    /// How long a certificate is valid, from 1h to 7d; it is replaced at two thirds of it.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_ttl)]
+    pub leaf_ttl: Duration,
+    /// The most names that Envoys may hold a certificate for; each costs an Envoy about 32 KB.
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = at_least_one)]
+    pub max_leases: usize,
+}
+
+fn host(text: &str) -> Result<HostName, String> {
+    HostName::parse(text).map_err(|error| error.to_string())
+}
+
+fn leaf_ttl(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration like `24h`, `90m` or `7d`");
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let ttl = Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?);
+    if leaf::TTL_RANGE.contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err("a certificate must be valid for 1h to 7d".to_owned())
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least one name must fit".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in
+            [("1h", 3600), ("90m", 5400), ("24h", 86_400), ("7d", 604_800), ("3600s", 3600)]
+        {
+            assert_eq!(leaf_ttl(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in [
+            "",
+            "24",
+            "h",
+            "24 h",
+            "-1h",
+            "59m",
+            "8d",
+            "1w",
+            "99999999999999999999d",
+            "18446744073709551615d",
+            "1é",
+        ] {
+            assert!(leaf_ttl(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! cert-service as its users see it: operators with CAs, filters with grants, Envoys with streams,
+//! clients with certificates.
+
+#[cfg(test)]
+#[path = "suite/authorities.rs"]
+mod authorities;
+#[cfg(test)]
+#[path = "suite/envoy.rs"]
+mod envoy;
+#[cfg(test)]
+#[path = "suite/loading.rs"]
+mod loading;
+#[cfg(test)]
+#[path = "suite/minting.rs"]
+mod minting;
+#[cfg(test)]
+#[path = "suite/process.rs"]
+mod process;
+#[cfg(test)]
+#[path = "suite/streams.rs"]
+mod streams;
+#[cfg(test)]
+#[path = "suite/support.rs"]
+mod support;
