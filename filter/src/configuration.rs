@@ -1,0 +1,162 @@
+//! The plugin JSON: what `outgate render` writes into Envoy's configuration and `outgate.wasm` reads at its start.
+//!
+//! ```json
+//! {
+//!   "policy": {"name": "egress", "rules": []},
+//!   "routing": {"shards": 64, "resolve": [{"host": "api.example", "port": 443}]},
+//!   "grants": {"cluster": "cert-service"},
+//!   "log": {"allowances": 1.0}
+//! }
+//! ```
+//!
+//! | key | meaning | default |
+//! |---|---|---|
+//! | `policy` | the policy, as in its file | required |
+//! | `routing.shards` | how many clusters `shard-0`, `shard-1` … of the dynamic forward proxy exist | 64 |
+//! | `routing.resolve` | destinations with a cluster of their own, `resolve-0`, `resolve-1` …; the first that matches; `*` is any host | none |
+//! | `grants.cluster` | the cluster that answers `POST /v1/grants` | `cert-service` |
+//! | `log.allowances` | the share of allowances that is logged, 0 to 1; denials always are | 1 |
+//!
+//! Unknown keys are errors that name the key and its place.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::routing::Routing;
+
+/// The plugin JSON as written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginConfiguration {
+    /// The policy document, as in its file.
+    pub policy: serde_json::Value,
+    /// How verdicts become clusters.
+    #[serde(default)]
+    pub routing: Routing,
+    /// Where grants are asked for.
+    #[serde(default)]
+    pub grants: Grants,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// Where grants are asked for.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grants {
+    /// Envoy's name of the cluster of cert-service.
+    pub cluster: String,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The share of allowances with a line, from 0 to 1.
+    pub allowances: f64,
+}
+
+/// Why a plugin JSON was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// Not JSON, or not of this shape.
+    #[error("plugin configuration: {place}: {message}")]
+    Shape {
+        /// The path of the offending key, such as `routing.shards`.
+        place: String,
+        /// What was expected.
+        message: String,
+    },
+    /// A number outside its range.
+    #[error("plugin configuration: {place}: `{value}` is out of range; use {range}")]
+    Range {
+        /// The path of the key.
+        place: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        range: &'static str,
+    },
+}
+
+impl PluginConfiguration {
+    /// Reads the plugin JSON; every key must be known.
+    pub fn parse(text: &[u8]) -> Result<Self, ConfigurationError> {
+        let configuration: Self = read_strictly(text)?;
+        if !(1..=1024).contains(&configuration.routing.shards) {
+            return Err(ConfigurationError::Range {
+                place: "routing.shards",
+                value: configuration.routing.shards.to_string(),
+                range: "1 to 1024",
+            });
+        }
+        if !(0.0..=1.0).contains(&configuration.log.allowances) {
+            return Err(ConfigurationError::Range {
+                place: "log.allowances",
+                value: configuration.log.allowances.to_string(),
+                range: "0 to 1",
+            });
+        }
+        Ok(configuration)
+    }
+}
+
+/// Reads JSON into a shape whose keys must all be known; errors name the key and its place.
+pub fn read_strictly<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigurationError> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| ConfigurationError::Shape {
+        place: error.path().to_string(),
+        message: error.into_inner().to_string(),
+    })
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self { cluster: "cert-service".to_owned() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { allowances: 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_configuration_has_defaults() {
+        let configuration = PluginConfiguration::parse(br#"{"policy": {}}"#).unwrap();
+        assert_eq!(configuration.routing.shards, 64);
+        assert_eq!(configuration.grants.cluster, "cert-service");
+        assert_eq!(configuration.log.allowances, 1.0);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, expected) in [
+            (r#"{"policy": {}, "polcy": 1}"#, "unknown field `polcy`"),
+            (r#"{"policy": {}, "routing": {"shard": 1}}"#, "routing.shard: unknown field `shard`"),
+            (
+                r#"{"policy": {}, "routing": {"shards": 0}}"#,
+                "routing.shards: `0` is out of range; use 1 to 1024",
+            ),
+            (
+                r#"{"policy": {}, "log": {"allowances": 1.5}}"#,
+                "log.allowances: `1.5` is out of range; use 0 to 1",
+            ),
+            (
+                r#"{"policy": {}, "routing": {"resolve": [{"host": "a b", "port": 1}]}}"#,
+                "routing.resolve[0].host",
+            ),
+            ("{}", "missing field `policy`"),
+            ("not json", "expected"),
+        ] {
+            let error = PluginConfiguration::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Grants that cert-service gave, in Envoy's shared data.
+//!
+//! Shared data has no delete, so the table has a fixed number of slots, each with room for a few
+//! grants: nothing that clients ask for makes it grow.
+
+use crate::hash::stable;
+
+/// How many slots there are.
+const SLOTS: u32 = 4096;
+
+/// How many grants fit in one.
+const ROOM: usize = 4;
+
+/// For whom: a pool and a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantKey(String);
+
+/// How long a grant is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// For more than half of its time.
+    Fresh,
+    /// For less: ask again, in the background.
+    Ageing,
+    /// There is none.
+    None,
+}
+
+impl GrantKey {
+    /// The key of `host` in `pool`.
+    pub fn new(pool: &str, host: &str) -> Self {
+        Self(format!("{pool}/{host}"))
+    }
+
+    /// The key of its slot in the shared data.
+    pub fn slot(&self) -> String {
+        format!("outgate.grants.{}", stable(&self.0) % SLOTS)
+    }
+}
+
+/// What a slot says of `key` at `now` (milliseconds).
+pub fn lookup(slot: &[u8], key: &GrantKey, now: u64) -> Validity {
+    match entries(slot).find(|entry| entry.key == key.0 && entry.until > now) {
+        None => Validity::None,
+        Some(entry) if entry.until.saturating_sub(now) * 2 > entry.lifetime => Validity::Fresh,
+        Some(_) => Validity::Ageing,
+    }
+}
+
+/// The slot with `key` granted for `lifetime` milliseconds; the grant that ends first makes room.
+pub fn insert(slot: &[u8], key: &GrantKey, now: u64, lifetime: u64) -> Vec<u8> {
+    let mut kept: Vec<Entry<'_>> =
+        entries(slot).filter(|entry| entry.key != key.0 && entry.until > now).collect();
+    kept.push(Entry { until: now.saturating_add(lifetime), lifetime, key: &key.0 });
+    kept.sort_by_key(|entry| std::cmp::Reverse(entry.until));
+    kept.truncate(ROOM);
+    let lines: Vec<String> =
+        kept.iter().map(|entry| format!("{} {} {}", entry.until, entry.lifetime, entry.key)).collect();
+    lines.join("\n").into_bytes()
+}
+
+/// The slot without `key`.
+pub fn remove(slot: &[u8], key: &GrantKey) -> Vec<u8> {
+    let lines: Vec<String> = entries(slot)
+        .filter(|entry| entry.key != key.0)
+        .map(|entry| format!("{} {} {}", entry.until, entry.lifetime, entry.key))
+        .collect();
+    lines.join("\n").into_bytes()
+}
+
+struct Entry<'a> {
+    until: u64,
+    lifetime: u64,
+    key: &'a str,
+}
+
+fn entries(slot: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+    str::from_utf8(slot).unwrap_or_default().lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ' ');
+        Some(Entry {
+            until: parts.next()?.parse().ok()?,
+            lifetime: parts.next()?.parse().ok()?,
+            key: parts.next()?,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIME: u64 = 600_000;
+
+    #[test]
+    fn a_grant_is_fresh_then_ageing_then_gone() {
+        let key = GrantKey::new("main", "a.example");
+        let slot = insert(b"", &key, 1_000, LIFETIME);
+        for (now, validity) in [
+            (1_000, Validity::Fresh),
+            (300_000, Validity::Fresh),
+            (301_001, Validity::Ageing),
+            (600_999, Validity::Ageing),
+            (601_000, Validity::None),
+        ] {
+            assert_eq!(lookup(&slot, &key, now), validity, "{now}");
+        }
+        assert_eq!(lookup(&slot, &GrantKey::new("other", "a.example"), 1_000), Validity::None);
+        assert_eq!(lookup(&remove(&slot, &key), &key, 1_000), Validity::None);
+    }
+
+    #[test]
+    fn a_slot_never_outgrows_its_room() {
+        let mut slot = Vec::new();
+        for index in 0..100 {
+            slot = insert(&slot, &GrantKey::new("main", &format!("host-{index}.example")), index, LIFETIME);
+        }
+        assert_eq!(entries(&slot).count(), ROOM);
+        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-99.example"), 100), Validity::Fresh);
+        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-0.example"), 100), Validity::None);
+    }
+
+    #[test]
+    fn rubbish_is_no_grant() {
+        let key = GrantKey::new("main", "a.example");
+        for slot in [&b"\xff\xfe"[..], b"x y z", b"1", b"9999999999999999999999 1 main/a.example"] {
+            assert_eq!(lookup(slot, &key, 0), Validity::None);
+        }
+    }
+}

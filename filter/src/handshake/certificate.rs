@@ -1,0 +1,334 @@
+//! Reads the certificate that a client presented: hostile input, since most of it was refused.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::distinguished_name::{self, push_hexadecimal};
+use super::visible::{cut, visible};
+
+/// Larger certificates are not read.
+const MAXIMUM_PEM: usize = 256 * 1024;
+/// Characters of one name.
+const MAXIMUM_NAME: usize = 256;
+/// How many alternative names are told.
+const MAXIMUM_ALTERNATIVE_NAMES: usize = 32;
+/// Characters of all alternative names.
+const MAXIMUM_ALTERNATIVE_TEXT: usize = 4096;
+/// Characters of a serial number; RFC 5280 allows 40.
+const MAXIMUM_SERIAL: usize = 64;
+
+/// What a certificate says of itself. All text is printable ASCII (but the mark of a cut) and bounded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// As Envoy's `connection.subject_peer_certificate`.
+    pub subject: String,
+    /// In the same form.
+    pub issuer: String,
+    /// As `openssl x509 -serial` prints it.
+    pub serial: String,
+    /// The first second of its time.
+    pub not_before: OffsetDateTime,
+    /// The last second of its time.
+    pub not_after: OffsetDateTime,
+    /// Upper-case hexadecimal digits.
+    pub sha256: String,
+    /// The first of them.
+    pub alternative_names: Vec<AlternativeName>,
+    /// How many alternative names more there were.
+    pub alternative_names_omitted: usize,
+    /// Whether it names itself as its issuer.
+    pub self_signed: bool,
+    /// Whether it may sign others.
+    pub is_ca: bool,
+    /// `RSA`, `EC`, `Ed25519` or an object identifier.
+    pub key_algorithm: String,
+    /// Bits, where that means something.
+    pub key_size: Option<usize>,
+    /// As openssl names it, or an object identifier.
+    pub signature_algorithm: String,
+    /// What could not be read, though the certificate could.
+    pub defect: Option<&'static str>,
+}
+
+/// A subject alternative name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlternativeName {
+    /// Its type.
+    pub kind: NameKind,
+    /// Its text.
+    pub text: String,
+}
+
+/// The type of a subject alternative name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameKind {
+    /// A host.
+    Dns,
+    /// Among them SPIFFE ids.
+    Uri,
+    /// A mailbox.
+    Email,
+    /// An address.
+    Ip,
+    /// Anything else.
+    Other,
+}
+
+/// Why a certificate could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// More than any real one.
+    #[error("the certificate is larger than 256 KiB")]
+    TooLarge,
+    /// No PEM block of a certificate.
+    #[error("the certificate is not in PEM")]
+    NotPem,
+    /// The block's content is something else.
+    #[error("the certificate does not parse as X.509")]
+    NotX509,
+}
+
+impl Certificate {
+    /// Reads a PEM block, as it is or URL-encoded, as Envoy's versions differ.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, CertificateError> {
+        if pem.len() > MAXIMUM_PEM {
+            return Err(CertificateError::TooLarge);
+        }
+        let decoded;
+        let pem = if pem.starts_with(b"-----BEGIN%20") {
+            decoded = percent_decoded(pem);
+            &decoded
+        } else {
+            pem
+        };
+        let (_, block) = parse_x509_pem(pem).map_err(|_| CertificateError::NotPem)?;
+        if block.label != "CERTIFICATE" {
+            return Err(CertificateError::NotPem);
+        }
+        Self::from_der(&block.contents)
+    }
+
+    /// Reads DER.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::NotX509)?;
+        let names = AlternativeNames::read(&certificate);
+        let (key_algorithm, key_size) = key(certificate.public_key());
+        Ok(Self {
+            subject: bounded(distinguished_name::render(certificate.subject()), MAXIMUM_NAME),
+            issuer: bounded(distinguished_name::render(certificate.issuer()), MAXIMUM_NAME),
+            serial: bounded(serial(certificate.raw_serial()), MAXIMUM_SERIAL),
+            not_before: certificate.validity().not_before.to_datetime(),
+            not_after: certificate.validity().not_after.to_datetime(),
+            sha256: hexadecimal(&Sha256::digest(der)),
+            alternative_names: names.told,
+            alternative_names_omitted: names.omitted,
+            self_signed: certificate.subject().as_raw() == certificate.issuer().as_raw(),
+            is_ca: certificate.is_ca(),
+            key_algorithm,
+            key_size,
+            signature_algorithm: signature_algorithm(
+                &certificate.signature_algorithm.algorithm.to_id_string(),
+            ),
+            defect: names.defect,
+        })
+    }
+
+    /// The SPIFFE id: the only URI among the alternative names, if it is one.
+    pub fn spiffe_id(&self) -> Option<&str> {
+        let mut uris = self.alternative_names.iter().filter(|name| name.kind == NameKind::Uri);
+        match (uris.next(), uris.next(), self.alternative_names_omitted) {
+            (Some(only), None, 0) => Some(only.text.as_str()).filter(|text| text.starts_with("spiffe://")),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct AlternativeNames {
+    told: Vec<AlternativeName>,
+    omitted: usize,
+    defect: Option<&'static str>,
+}
+
+impl AlternativeNames {
+    fn read(certificate: &X509Certificate<'_>) -> Self {
+        const SUBJECT_ALTERNATIVE_NAME: &str = "2.5.29.17";
+        let mut names = Self::default();
+        let mut length = 0;
+        for extension in certificate.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectAlternativeName(parsed) => {
+                    for name in &parsed.general_names {
+                        names.add(name, &mut length);
+                    }
+                }
+                ParsedExtension::ParseError { .. }
+                    if extension.oid.to_id_string() == SUBJECT_ALTERNATIVE_NAME =>
+                {
+                    names.defect = Some("the subject alternative names do not parse");
+                }
+                _ => {}
+            }
+        }
+        names
+    }
+
+    fn add(&mut self, name: &GeneralName<'_>, length: &mut usize) {
+        if self.told.len() == MAXIMUM_ALTERNATIVE_NAMES || *length >= MAXIMUM_ALTERNATIVE_TEXT {
+            self.omitted += 1;
+            return;
+        }
+        let room = MAXIMUM_NAME.min(MAXIMUM_ALTERNATIVE_TEXT - *length);
+        let name = alternative_name(name, room);
+        *length += name.text.len();
+        self.told.push(name);
+    }
+}
+
+fn alternative_name(name: &GeneralName<'_>, room: usize) -> AlternativeName {
+    let (kind, text) = match name {
+        GeneralName::DNSName(name) => (NameKind::Dns, visible(name.as_bytes(), room)),
+        GeneralName::URI(name) => (NameKind::Uri, visible(name.as_bytes(), room)),
+        GeneralName::RFC822Name(name) => (NameKind::Email, visible(name.as_bytes(), room)),
+        GeneralName::IPAddress(octets) => (NameKind::Ip, ip_address(octets, room)),
+        GeneralName::DirectoryName(name) => {
+            (NameKind::Other, bounded(format!("dirName:{}", distinguished_name::render(name)), room))
+        }
+        GeneralName::RegisteredID(oid) => {
+            (NameKind::Other, bounded(format!("rid:{}", oid.to_id_string()), room))
+        }
+        GeneralName::OtherName(oid, _) => {
+            (NameKind::Other, bounded(format!("otherName:{}", oid.to_id_string()), room))
+        }
+        GeneralName::X400Address(_) => (NameKind::Other, "x400Address".to_owned()),
+        GeneralName::EDIPartyName(_) => (NameKind::Other, "ediPartyName".to_owned()),
+        GeneralName::Invalid(tag, bytes) => (
+            match tag.0 {
+                1 => NameKind::Email,
+                2 => NameKind::Dns,
+                6 => NameKind::Uri,
+                _ => NameKind::Other,
+            },
+            visible(bytes, room),
+        ),
+    };
+    AlternativeName { kind, text }
+}
+
+fn ip_address(octets: &[u8], room: usize) -> String {
+    if let Ok(octets) = <[u8; 4]>::try_from(octets) {
+        Ipv4Addr::from(octets).to_string()
+    } else if let Ok(octets) = <[u8; 16]>::try_from(octets) {
+        Ipv6Addr::from(octets).to_string()
+    } else {
+        bounded(format!("#{}", hexadecimal(octets)), room)
+    }
+}
+
+/// The digits of an ASN.1 INTEGER: no leading zero octets, a sign if it is negative.
+fn serial(octets: &[u8]) -> String {
+    let negative = octets.first().is_some_and(|first| first & 0x80 != 0);
+    let mut magnitude = octets.to_vec();
+    if negative {
+        // Two's complement: invert and add one.
+        let mut carry = true;
+        for octet in magnitude.iter_mut().rev() {
+            let (sum, overflow) = (!*octet).overflowing_add(u8::from(carry));
+            *octet = sum;
+            carry = overflow;
+        }
+    }
+    let significant = magnitude.iter().position(|octet| *octet != 0);
+    let digits = match significant {
+        Some(start) => hexadecimal(magnitude.get(start..).unwrap_or_default()),
+        None => "00".to_owned(),
+    };
+    if negative { format!("-{digits}") } else { digits }
+}
+
+fn key(key: &SubjectPublicKeyInfo<'_>) -> (String, Option<usize>) {
+    let parameter = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    let curve = parameter.map(|oid| oid.to_id_string());
+    match (key.algorithm.algorithm.to_id_string().as_str(), curve.as_deref()) {
+        ("1.2.840.113549.1.1.1", _) => {
+            let size = match key.parsed() {
+                Ok(PublicKey::RSA(key)) => Some(key.key_size()),
+                _ => None,
+            };
+            ("RSA".to_owned(), size)
+        }
+        ("1.2.840.10045.2.1", Some("1.2.840.10045.3.1.7")) => ("EC".to_owned(), Some(256)),
+        ("1.2.840.10045.2.1", Some("1.3.132.0.34")) => ("EC".to_owned(), Some(384)),
+        ("1.2.840.10045.2.1", Some("1.3.132.0.35")) => ("EC".to_owned(), Some(521)),
+        ("1.2.840.10045.2.1", _) => ("EC".to_owned(), None),
+        ("1.3.101.112", _) => ("Ed25519".to_owned(), None),
+        ("1.3.101.113", _) => ("Ed448".to_owned(), None),
+        (other, _) => (bounded(other.to_owned(), MAXIMUM_NAME), None),
+    }
+}
+
+fn signature_algorithm(oid: &str) -> String {
+    let name = match oid {
+        "1.2.840.10045.4.1" => "ecdsa-with-SHA1",
+        "1.2.840.10045.4.3.2" => "ecdsa-with-SHA256",
+        "1.2.840.10045.4.3.3" => "ecdsa-with-SHA384",
+        "1.2.840.10045.4.3.4" => "ecdsa-with-SHA512",
+        "1.2.840.113549.1.1.4" => "md5WithRSAEncryption",
+        "1.2.840.113549.1.1.5" => "sha1WithRSAEncryption",
+        "1.2.840.113549.1.1.10" => "rsassaPss",
+        "1.2.840.113549.1.1.11" => "sha256WithRSAEncryption",
+        "1.2.840.113549.1.1.12" => "sha384WithRSAEncryption",
+        "1.2.840.113549.1.1.13" => "sha512WithRSAEncryption",
+        "1.3.101.112" => "ED25519",
+        "1.3.101.113" => "ED448",
+        other => other,
+    };
+    bounded(name.to_owned(), MAXIMUM_NAME)
+}
+
+fn hexadecimal(octets: &[u8]) -> String {
+    let mut text = String::with_capacity(octets.len() * 2);
+    for octet in octets {
+        push_hexadecimal(&mut text, *octet);
+    }
+    text
+}
+
+/// Cuts ASCII text.
+fn bounded(mut text: String, maximum: usize) -> String {
+    let gone = text.len().saturating_sub(maximum);
+    if gone == 0 {
+        return text;
+    }
+    text.truncate(maximum);
+    cut(text, gone)
+}
+
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        let (byte, after) = escaped(rest).unwrap_or((first, tail));
+        decoded.push(byte);
+        rest = after;
+    }
+    decoded
+}
+
+/// The byte of a leading `%XX`, and what follows.
+fn escaped(text: &[u8]) -> Option<(u8, &[u8])> {
+    let [b'%', high, low, after @ ..] = text else { return None };
+    let digit = |character: u8| char::from(character).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some((digit(*high)? * 16 + digit(*low)?, after))
+}
+
+#[cfg(test)]
+pub mod tests;

@@ -1,0 +1,27 @@
+//! The glue: Envoy's callbacks on one side, the policy's verdicts on the other.
+//!
+//! | root id | context | decides |
+//! |---|---|---|
+//! | `explicit` | HTTP | sessions (CONNECT) and requests in the clear, on the explicit listener |
+//! | `inspected` | HTTP | requests inside decrypted TLS |
+//! | `tunnelled` | HTTP | requests in the clear inside a tunnel |
+//! | `tls` | network | TLS inside a tunnel, before the handshake |
+//! | `opaque` | network | what is neither TLS nor HTTP: closed |
+//! | `identity` | HTTP | nothing: answers with the client certificate that it saw |
+//! | `handshake` | access log | nothing: explains failed handshakes |
+
+mod exchange;
+mod explicit;
+mod filter;
+mod grants;
+mod guard;
+pub(crate) mod host;
+mod identity;
+mod inner;
+mod metrics;
+mod root;
+
+proxy_wasm::main! {{
+    proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+    proxy_wasm::set_root_context(|_| root::new());
+}}

@@ -1,0 +1,404 @@
+//! One HTTP exchange: what the explicit listener and both inner sides do alike. Reads the request,
+//! judges it, sends on what was judged or refuses, and puts our words on Envoy's own answers.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+
+use log::{error, info};
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{Action, BufferType, MapType};
+
+use super::filter::{Filter, identifier};
+use super::host;
+use crate::decision::{Decision, End, RequestFacts, Subject};
+use crate::denial::{Answer, Denial};
+use crate::routing::Leg;
+use outgate_policy::{
+    Authority, Destination, Headers, Identity, Reason, Request, RequestPath, RequestStage, RequestVerdict,
+    RuleId, Session,
+};
+
+/// Headers that neither rules nor origins see: what only we may say, and what belongs to the hop to us.
+fn is_dropped(name: &str) -> bool {
+    name.starts_with("x-outgate-")
+        || name.starts_with("x-envoy-")
+        || matches!(name, "proxy-authorization" | "proxy-connection")
+}
+
+/// The header that picks Envoy's cluster.
+pub const ROUTE: &str = "x-outgate-route";
+
+/// A request as it came.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    /// `:method`
+    pub method: String,
+    /// `:scheme`
+    pub scheme: Option<String>,
+    /// `:authority`
+    pub authority: String,
+    /// `:path`
+    pub path: String,
+    /// The rest.
+    fields: Vec<(String, Vec<u8>)>,
+}
+
+/// One exchange.
+pub struct Exchange {
+    /// The policy in force.
+    pub filter: Rc<Filter>,
+    /// The id that a refusal tells the client.
+    pub request_id: String,
+    /// Joins the lines of one tunnel.
+    pub session_id: String,
+    /// The client.
+    pub client: Option<SocketAddr>,
+    /// Its tags and service accounts.
+    pub identity: Identity,
+    /// Where to, once it is known.
+    pub destination: Option<Destination>,
+    /// The SNI around the request.
+    pub server_name: Option<String>,
+    /// The request.
+    pub incoming: Incoming,
+    /// How the request came to be readable.
+    stage: RequestStage,
+    judged_path: Option<String>,
+    /// What we say in the place of Envoy.
+    replacement: Option<Answer>,
+    /// What a line was written about: it gets another at its end.
+    logged: Cell<Option<Subject>>,
+}
+
+/// A refusal in the making.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What is refused.
+    pub subject: Subject,
+    /// Why.
+    pub reason: Reason,
+    /// By which rule.
+    pub rule: Option<RuleId>,
+    /// One sentence for the client.
+    pub detail: String,
+    /// Rules whose matcher failed.
+    pub errors: Vec<RuleId>,
+}
+
+impl Exchange {
+    /// An exchange that is about to begin.
+    pub fn new(filter: Rc<Filter>, stage: RequestStage) -> Self {
+        let request_id = identifier();
+        Self {
+            filter,
+            session_id: request_id.clone(),
+            request_id,
+            client: None,
+            identity: Identity::default(),
+            destination: None,
+            server_name: None,
+            incoming: Incoming::default(),
+            stage,
+            judged_path: None,
+            replacement: None,
+            logged: Cell::new(None),
+        }
+    }
+
+    /// Decides a request by its path, method and headers; the session is known.
+    pub fn judge_request(&mut self, authority: &Authority) -> Action {
+        let Some(destination) = self.destination.clone() else {
+            return self.stop();
+        };
+        let path = match RequestPath::parse(&self.incoming.path) {
+            Ok(path) => path,
+            Err(error) => return self.refuse(Refusal::request(error.reason(), error.to_string())),
+        };
+        self.judged_path = Some(path.path().to_owned());
+        let headers = self.incoming.headers(&destination);
+        let decision = self.filter.engine.request(
+            &self.session(&destination),
+            &Request {
+                method: &self.incoming.method,
+                scheme: self.stage.scheme(),
+                path: &path,
+                headers: &headers,
+            },
+            self.stage,
+        );
+        match decision.verdict {
+            RequestVerdict::Allow(rule) => {
+                self.record(
+                    Subject::Request,
+                    "allow",
+                    Reason::RuleAllowed,
+                    Some(rule),
+                    None,
+                    &decision.errors,
+                );
+                self.send_on(authority, &path, &destination)
+            }
+            RequestVerdict::Deny(rule) => self.refuse(Refusal {
+                detail: decision.reading.explain(&path).unwrap_or_else(|| policy_detail(rule).to_owned()),
+                errors: decision.errors,
+                ..Refusal::policy(Subject::Request, rule)
+            }),
+        }
+    }
+
+    /// The scheme is a fact of the connection: whether what the request says agrees.
+    pub fn scheme_agrees(&self) -> bool {
+        let expected = self.stage.scheme().as_str();
+        self.incoming.scheme.as_deref().is_none_or(|scheme| scheme.eq_ignore_ascii_case(expected))
+    }
+
+    /// The refusal for a scheme that does not agree.
+    pub fn scheme_mismatch() -> Refusal {
+        Refusal::request(
+            Reason::SchemeMismatch,
+            "the request names another scheme than its connection has; use CONNECT and TLS for https, and http in the clear".to_owned(),
+        )
+    }
+
+    /// What rules see of the session.
+    pub fn session<'s>(&'s self, destination: &'s Destination) -> Session<'s> {
+        let client = self.client.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        Session {
+            client_ip: client.ip(),
+            client_port: client.port(),
+            identity: &self.identity,
+            destination,
+            certificate: None,
+            connection: None,
+            now: host::now(),
+        }
+    }
+
+    /// Logs and counts a verdict.
+    pub fn record(
+        &self,
+        subject: Subject,
+        verdict: &str,
+        reason: Reason,
+        rule: Option<RuleId>,
+        detail: Option<&str>,
+        errors: &[RuleId],
+    ) {
+        let request = RequestFacts {
+            id: &self.request_id,
+            method: &self.incoming.method,
+            path: self.judged_path.as_deref(),
+        };
+        let logged = self.filter.record(&Decision {
+            subject,
+            at: host::now(),
+            verdict,
+            reason: reason.as_str(),
+            rule: rule.map(|rule| self.filter.rule_name(rule)),
+            detail,
+            client: self.client,
+            identity: Some(&self.identity),
+            destination: self.destination.as_ref(),
+            server_name: self.server_name.as_deref(),
+            decrypted: self.stage == RequestStage::Inspected,
+            request: Some(request),
+            policy: &self.filter.engine.document().name,
+            policy_hash: self.filter.engine.hash(),
+            session_id: &self.session_id,
+            errors: self.filter.rule_names(errors),
+        });
+        if logged {
+            self.logged.set(Some(subject));
+        }
+    }
+
+    /// Answers with a refusal, and logs it.
+    pub fn refuse(&self, refusal: Refusal) -> Action {
+        let detail = (!matches!(refusal.reason, Reason::RuleDenied | Reason::DefaultDenied))
+            .then_some(refusal.detail.as_str());
+        self.record(refusal.subject, "deny", refusal.reason, refusal.rule, detail, &refusal.errors);
+        let denial = Denial {
+            reason: refusal.reason,
+            rule: refusal.rule.map(|rule| self.filter.rule_name(rule).to_owned()),
+            detail: refusal.detail,
+            request_id: self.request_id.clone(),
+        };
+        let Answer { status, content_type, body } = denial.answer(self.incoming.accept().as_deref());
+        let mut headers = vec![
+            ("content-type", content_type),
+            ("x-outgate-reason", denial.reason.as_str()),
+            ("cache-control", "no-store"),
+        ];
+        if denial.reason == Reason::HostMismatch {
+            // The client is to come back on a connection of its own.
+            headers.push(("connection", "close"));
+        }
+        let _sent = hostcalls::send_http_response(u32::from(status), headers, Some(body.as_bytes()));
+        Action::Pause
+    }
+
+    /// A session whose verdict the inner side logs ends with a line of ours.
+    pub fn expect_end(&self) {
+        self.logged.set(Some(Subject::Session));
+    }
+
+    /// The last line of a session or a request.
+    pub fn on_log(&self) {
+        let Some(subject) = self.logged.get() else { return };
+        let reason = host::text_property(&["response", "code_details"]);
+        let end = End {
+            subject,
+            at: host::now(),
+            status: host::integer_property(&["response", "code"]).and_then(|code| u16::try_from(code).ok()),
+            source_bytes: host::integer_property(&["request", "total_size"]).unwrap_or(0),
+            destination_bytes: host::integer_property(&["response", "total_size"]).unwrap_or(0),
+            duration: host::integer_property(&["request", "duration"]).unwrap_or(0),
+            reason: reason.as_deref(),
+            client: self.client,
+            destination: self.destination.as_ref(),
+            destination_ip: host::address("upstream").map(|address| address.ip()),
+            request_id: &self.request_id,
+            session_id: &self.session_id,
+        };
+        info!("{}", end.line());
+    }
+
+    /// Nothing can be said for sure: nothing passes.
+    pub fn stop(&self) -> Action {
+        error!("cannot route request {}; it is refused", self.request_id);
+        let _sent = hostcalls::send_http_response(500, vec![], None);
+        Action::Pause
+    }
+
+    /// Envoy's own answer to a request that we let through gets our words.
+    pub fn on_response_headers(&mut self) {
+        let Some((reason, detail)) = upstream_failure() else { return };
+        self.record(Subject::Request, "deny", reason, None, detail.as_deref(), &[]);
+        let denial = Denial {
+            reason,
+            rule: None,
+            detail: reason.title().to_owned(),
+            request_id: self.request_id.clone(),
+        };
+        let answer = denial.answer(self.incoming.accept().as_deref());
+        for (name, value) in [
+            (":status", answer.status.to_string().as_str()),
+            ("content-type", answer.content_type),
+            ("content-length", &answer.body.len().to_string()),
+            ("x-outgate-reason", reason.as_str()),
+        ] {
+            let _set = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
+        }
+        self.replacement = Some(answer);
+    }
+
+    /// The body that goes with [`Self::on_response_headers`].
+    pub fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        let Some(answer) = &self.replacement else { return Action::Continue };
+        if !end_of_stream {
+            return Action::Pause;
+        }
+        let _set = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, answer.body.as_bytes());
+        Action::Continue
+    }
+
+    /// The origin gets what was judged.
+    fn send_on(&self, authority: &Authority, path: &RequestPath, destination: &Destination) -> Action {
+        let leg = match self.stage {
+            RequestStage::Clear => Leg::Unread,
+            RequestStage::Inspected => Leg::Tls,
+        };
+        let authority = authority.to_string();
+        let sent = path.sent();
+        let routed = (authority == self.incoming.authority
+            || host::set_request_header(":authority", &authority))
+            && (sent == self.incoming.path || host::set_request_header(":path", sent))
+            && host::set_request_header(ROUTE, &self.filter.routing.cluster(destination, leg));
+        if routed { Action::Continue } else { self.stop() }
+    }
+}
+
+impl Incoming {
+    /// Reads the request and drops what must not go on.
+    pub fn read() -> Self {
+        let mut incoming = Self::default();
+        let mut dropped = Vec::new();
+        for (name, value) in host::request_headers() {
+            let text = || String::from_utf8_lossy(&value).into_owned();
+            match name.as_str() {
+                ":method" => incoming.method = text(),
+                ":scheme" => incoming.scheme = Some(text()),
+                ":authority" => incoming.authority = text(),
+                ":path" => incoming.path = text(),
+                name if is_dropped(name) => dropped.push(name.to_owned()),
+                _ => incoming.fields.push((name, value)),
+            }
+        }
+        for name in dropped {
+            host::remove_request_header(&name);
+        }
+        incoming
+    }
+
+    /// The headers as rules see them; `host` is the destination's name.
+    pub fn headers(&self, destination: &Destination) -> Headers {
+        let host = std::iter::once(("host", destination.host.as_str().as_bytes()));
+        let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        Headers::new(host.chain(fields))
+    }
+
+    fn accept(&self) -> Option<String> {
+        let (_, value) = self.fields.iter().find(|(name, _)| name == "accept")?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+impl Refusal {
+    /// By a rule, or for want of one.
+    pub fn policy(subject: Subject, rule: Option<RuleId>) -> Self {
+        Self {
+            subject,
+            reason: if rule.is_some() { Reason::RuleDenied } else { Reason::DefaultDenied },
+            rule,
+            detail: policy_detail(rule).to_owned(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Of a request, for a reason of its own.
+    pub fn request(reason: Reason, detail: String) -> Self {
+        Self { subject: Subject::Request, reason, rule: None, detail, errors: Vec::new() }
+    }
+
+    /// Of a session, for a reason of its own.
+    pub fn session(reason: Reason, detail: String) -> Self {
+        Self { subject: Subject::Session, ..Self::request(reason, detail) }
+    }
+}
+
+fn policy_detail(rule: Option<RuleId>) -> &'static str {
+    match rule {
+        Some(_) => "a rule of the policy forbids this",
+        None => "no rule of the policy allows this",
+    }
+}
+
+/// Why a request that we let through never reached the origin, if this answer is Envoy's own.
+fn upstream_failure() -> Option<(Reason, Option<String>)> {
+    let status = hostcalls::get_map_value(MapType::HttpResponseHeaders, ":status").ok().flatten()?;
+    if !matches!(status.as_str(), "502" | "503" | "504") {
+        return None;
+    }
+    let details = host::text_property(&["response", "code_details"])?;
+    // Answers of origins, and our own.
+    if details == "via_upstream"
+        || hostcalls::get_map_value(MapType::HttpResponseHeaders, "x-outgate-reason").ok().flatten().is_some()
+    {
+        return None;
+    }
+    match host::text_property(&["upstream", "transport_failure_reason"]) {
+        Some(failure) if failure.contains("TLS_error") => Some((Reason::UpstreamTls, Some(failure))),
+        failure => Some((Reason::UpstreamUnreachable, failure.or(Some(details)))),
+    }
+}

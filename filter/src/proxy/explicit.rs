@@ -1,0 +1,189 @@
+//! The explicit listener: sessions (CONNECT) and requests in the clear.
+
+use std::rc::Rc;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use super::exchange::{Exchange, Incoming, ROUTE, Refusal};
+use super::filter::Filter;
+use super::grants::{self, Asked, Call};
+use super::host;
+use crate::decision::Subject;
+use crate::routing::Leg;
+use crate::session_state::{SessionState, TlsState};
+use outgate_policy::{
+    Authority, Client, ConnectVerdict, Destination, Reason, RequestStage, RuleId, TlsVerdict,
+};
+
+/// One request on the explicit listener.
+pub struct Explicit {
+    exchange: Exchange,
+    /// A CONNECT that waits for its grant, and the rule that wants it inspected.
+    waiting: Option<(Call, RuleId)>,
+    /// A grant that is renewed while the session goes on.
+    renewal: Option<Call>,
+}
+
+impl Explicit {
+    /// A request that is about to come.
+    pub fn new(filter: Rc<Filter>) -> Self {
+        Self { exchange: Exchange::new(filter, RequestStage::Clear), waiting: None, renewal: None }
+    }
+
+    fn identify(&mut self, destination: &Destination) {
+        let exchange = &mut self.exchange;
+        let headers = exchange.incoming.headers(destination);
+        if let Some(client) = exchange.client {
+            exchange.identity = exchange.filter.engine.identify(&Client {
+                ip: client.ip(),
+                port: client.port(),
+                certificate: None,
+                headers: Some(&headers),
+            });
+        }
+        exchange.destination = Some(destination.clone());
+    }
+
+    fn connect(&mut self) -> Action {
+        let destination = match Destination::parse(&self.exchange.incoming.authority) {
+            Ok(destination) => destination,
+            Err(error) => {
+                return self.exchange.refuse(Refusal::session(Reason::BadAuthority, error.to_string()));
+            }
+        };
+        self.identify(&destination);
+        let exchange = &self.exchange;
+        let decision = exchange.filter.engine.connect(&exchange.session(&destination));
+        match decision.verdict {
+            ConnectVerdict::Tunnel(rule) => {
+                exchange.record(
+                    Subject::Session,
+                    "tunnel",
+                    Reason::RuleAllowed,
+                    Some(rule),
+                    None,
+                    &decision.errors,
+                );
+                let cluster = exchange.filter.routing.cluster(&destination, Leg::Unread);
+                if set_headers(&[(":authority", &destination.to_string()), (ROUTE, &cluster)]) {
+                    Action::Continue
+                } else {
+                    exchange.stop()
+                }
+            }
+            ConnectVerdict::Deny(rule) => exchange
+                .refuse(Refusal { errors: decision.errors, ..Refusal::policy(Subject::Session, rule) }),
+            // Errors are logged with the verdict that follows, on the inner side.
+            ConnectVerdict::Sniff { opened_by, tls } => self.open(&destination, opened_by, tls),
+        }
+    }
+
+    /// Opens a tunnel whose bytes will be looked at.
+    fn open(&mut self, destination: &Destination, opened_by: RuleId, tls: Option<TlsVerdict>) -> Action {
+        let exchange = &self.exchange;
+        exchange.expect_end();
+        let filter = &exchange.filter;
+        let Some(client) = exchange.client else { return exchange.stop() };
+        let state = SessionState {
+            id: exchange.session_id.clone(),
+            policy: filter.engine.hash().to_owned(),
+            client,
+            tags: exchange.identity.tags().to_vec(),
+            service_accounts: exchange.identity.service_accounts().to_vec(),
+            destination: destination.to_string(),
+            opened_by: filter.rule_name(opened_by).to_owned(),
+            tls: TlsState::new(tls, |rule| filter.rule_name(rule)),
+        };
+        let routed = set_headers(&[
+            (":authority", &state.destination),
+            (ROUTE, "tunnels"),
+            ("x-outgate-session", &state.pack()),
+            ("x-outgate-tunnel", &state.tls.chain(&filter.routing.cluster(destination, Leg::Unread))),
+            ("x-outgate-host", destination.host.as_str()),
+            ("x-outgate-port", &destination.port.to_string()),
+        ]);
+        match tls {
+            _ if !routed => exchange.stop(),
+            Some(TlsVerdict::Inspect(rule)) => self.ask_for_grant(destination, rule),
+            _ => Action::Continue,
+        }
+    }
+
+    fn ask_for_grant(&mut self, destination: &Destination, rule: RuleId) -> Action {
+        match grants::ask(&self.exchange.filter, destination.host.as_str()) {
+            Asked::Granted { renewal } => {
+                self.renewal = renewal;
+                Action::Continue
+            }
+            Asked::Waiting(call) => {
+                self.waiting = Some((call, rule));
+                Action::Pause
+            }
+            Asked::Failed => self.no_grant(rule),
+        }
+    }
+
+    fn no_grant(&self, rule: RuleId) -> Action {
+        let detail = "no certificate could be granted for this host, so it cannot be inspected; try again, and look at cert-service";
+        self.exchange
+            .refuse(Refusal { rule: Some(rule), ..Refusal::session(Reason::NoGrant, detail.to_owned()) })
+    }
+
+    fn request(&mut self) -> Action {
+        if !self.exchange.scheme_agrees() {
+            return self.exchange.refuse(Exchange::scheme_mismatch());
+        }
+        match Authority::parse(&self.exchange.incoming.authority) {
+            Ok(authority) => {
+                self.identify(&authority.clone().with_port(80));
+                self.exchange.judge_request(&authority)
+            }
+            Err(error) => self.exchange.refuse(Refusal::request(Reason::BadAuthority, error.to_string())),
+        }
+    }
+}
+
+impl Context for Explicit {
+    fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
+        if let Some(call) = self.renewal.take_if(|call| call.is(token)) {
+            call.finish(&self.exchange.filter, body_size);
+            return;
+        }
+        let Some((call, rule)) = self.waiting.take_if(|(call, _)| call.is(token)) else { return };
+        if call.finish(&self.exchange.filter, body_size) {
+            let _resumed = hostcalls::resume_http_request();
+        } else {
+            self.no_grant(rule);
+        }
+    }
+}
+
+impl HttpContext for Explicit {
+    fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        self.exchange.client = host::address("source");
+        self.exchange.incoming = Incoming::read();
+        if self.exchange.client.is_none() {
+            return self.exchange.stop();
+        }
+        if self.exchange.incoming.method == "CONNECT" { self.connect() } else { self.request() }
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        self.exchange.on_response_headers();
+        Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        self.exchange.on_response_body(size, end_of_stream)
+    }
+
+    fn on_log(&mut self) {
+        self.exchange.on_log();
+    }
+}
+
+fn set_headers(headers: &[(&str, &str)]) -> bool {
+    headers.iter().all(|(name, value)| host::set_request_header(name, value))
+}

@@ -1,0 +1,108 @@
+//! One compiled policy and its settings, shared by all contexts of a worker.
+
+use std::cell::RefCell;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::rc::Rc;
+
+use log::info;
+use sha2::{Digest, Sha256};
+
+use super::metrics::Metrics;
+use crate::configuration::{ConfigurationError, PluginConfiguration};
+use crate::decision::Decision;
+use crate::routing::Routing;
+use outgate_policy::{Engine, PolicyErrors, RuleId};
+
+thread_local! {
+    /// The policy that was configured last: every place gets the same text, so it is compiled once.
+    static LAST: RefCell<Option<([u8; 32], Rc<Filter>)>> = const { RefCell::new(None) };
+    /// Identifiers: a counter, scattered by a secret of this VM.
+    static IDENTIFIERS: RefCell<(RandomState, u64)> = RefCell::new((RandomState::new(), 0));
+}
+
+/// A policy in force.
+pub struct Filter {
+    /// The policy.
+    pub engine: Engine,
+    /// How destinations become clusters.
+    pub routing: Routing,
+    /// The cluster of cert-service.
+    pub grants_cluster: String,
+    /// Counters.
+    pub metrics: Metrics,
+    allowances: f64,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The plugin JSON.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    /// The policy in it.
+    #[error("plugin configuration: policy does not compile:\n{0}")]
+    Policy(#[from] PolicyErrors),
+}
+
+impl Filter {
+    /// The filter of this plugin JSON.
+    pub fn shared(text: &[u8]) -> Result<Rc<Self>, FilterError> {
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        let known = LAST.with_borrow(|last| {
+            last.as_ref().filter(|(last, _)| *last == digest).map(|(_, filter)| Rc::clone(filter))
+        });
+        if let Some(filter) = known {
+            return Ok(filter);
+        }
+        let configuration = PluginConfiguration::parse(text)?;
+        let filter = Rc::new(Self {
+            engine: Engine::from_value(&configuration.policy)?,
+            routing: configuration.routing,
+            grants_cluster: configuration.grants.cluster,
+            metrics: Metrics::default(),
+            allowances: configuration.log.allowances,
+        });
+        info!("policy {} is in force", filter.engine.hash());
+        LAST.set(Some((digest, Rc::clone(&filter))));
+        Ok(filter)
+    }
+
+    /// Counts a verdict and logs it, unless it is an allowance that is left out; says whether it was logged.
+    pub fn record(&self, decision: &Decision<'_>) -> bool {
+        self.metrics.verdict(decision);
+        let logged = !decision.allows() || self.allowances >= 1.0 || chance() < self.allowances;
+        if logged {
+            info!("{}", decision.line());
+        }
+        logged
+    }
+
+    /// A rule's name.
+    pub fn rule_name(&self, rule: RuleId) -> &str {
+        self.engine.rule(rule).map_or("", |rule| rule.name.as_str())
+    }
+
+    /// Names of rules whose matcher failed.
+    pub fn rule_names(&self, rules: &[RuleId]) -> Vec<&str> {
+        rules.iter().map(|rule| self.rule_name(*rule)).collect()
+    }
+}
+
+/// A fresh identifier of a session or a request: 16 hex digits.
+pub fn identifier() -> String {
+    format!("{:016x}", random())
+}
+
+/// From 0 to 1.
+fn chance() -> f64 {
+    let high = u32::try_from(random() >> 32).unwrap_or(0);
+    f64::from(high) / f64::from(u32::MAX)
+}
+
+fn random() -> u64 {
+    IDENTIFIERS.with_borrow_mut(|(secret, count)| {
+        *count = count.wrapping_add(1);
+        secret.hash_one(*count)
+    })
+}

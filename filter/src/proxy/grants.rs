@@ -1,0 +1,124 @@
+//! Grants: cert-service mints for a host only after a verdict of ours asked for it.
+
+use std::time::Duration;
+
+use log::warn;
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::MapType;
+use serde_json::{Value, json};
+
+use super::filter::Filter;
+use super::host;
+use crate::grant_table::{self, GrantKey, Validity};
+
+/// cert-service is beside Envoy: what takes longer is broken.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// What asking led to.
+#[derive(Debug)]
+pub enum Asked {
+    /// The host is granted; half of the grant's time may be over, then it is renewed in the background.
+    Granted {
+        /// The call that renews it.
+        renewal: Option<Call>,
+    },
+    /// The answer is under way: wait for it.
+    Waiting(Call),
+    /// cert-service cannot be asked at all.
+    Failed,
+}
+
+/// A call to cert-service that is under way.
+#[derive(Debug)]
+pub struct Call {
+    key: GrantKey,
+    token: u32,
+}
+
+/// Makes sure that `host` is granted in the policy's pool.
+pub fn ask(filter: &Filter, host: &str) -> Asked {
+    let pool = pool(filter);
+    let key = GrantKey::new(pool, host);
+    let (slot, _) = hostcalls::get_shared_data(&key.slot()).unwrap_or_default();
+    match grant_table::lookup(&slot.unwrap_or_default(), &key, host::now_milliseconds()) {
+        Validity::Fresh => {
+            filter.metrics.grant("cached");
+            Asked::Granted { renewal: None }
+        }
+        Validity::Ageing => Asked::Granted { renewal: call(filter, &key, pool, host) },
+        Validity::None => call(filter, &key, pool, host).map_or(Asked::Failed, Asked::Waiting),
+    }
+}
+
+/// Forgets that `host` was granted.
+pub fn forget(filter: &Filter, host: &str) {
+    let key = GrantKey::new(pool(filter), host);
+    key.update(|slot| grant_table::remove(slot, &key));
+}
+
+/// The pool that the policy has certificates from.
+fn pool(filter: &Filter) -> &str {
+    filter.engine.document().tls_inspection.as_ref().map_or("", |policy| policy.ca_pool.as_str())
+}
+
+fn call(filter: &Filter, key: &GrantKey, pool: &str, host: &str) -> Option<Call> {
+    let headers = vec![
+        (":method", "POST"),
+        (":path", "/v1/grants"),
+        (":authority", "cert-service"),
+        ("content-type", "application/json"),
+    ];
+    let body = json!({"pool": pool, "host": host}).to_string();
+    match hostcalls::dispatch_http_call(&filter.grants_cluster, headers, Some(body.as_bytes()), vec![], LIMIT)
+    {
+        Ok(token) => Some(Call { key: key.clone(), token }),
+        Err(status) => {
+            filter.metrics.grant("failed");
+            warn!("cannot ask for a grant: {status:?}; is `grants.cluster` the name of a cluster?");
+            None
+        }
+    }
+}
+
+impl Call {
+    /// Whether this is the call that was answered.
+    pub fn is(&self, token: u32) -> bool {
+        self.token == token
+    }
+
+    /// Reads the answer: whether the host is granted.
+    pub fn finish(&self, filter: &Filter, body_size: usize) -> bool {
+        let status = hostcalls::get_map_value(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
+        let body = hostcalls::get_buffer(proxy_wasm::types::BufferType::HttpCallResponseBody, 0, body_size)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let seconds = answer.get("expiresInSeconds").and_then(Value::as_u64);
+        match (status.as_deref(), seconds) {
+            (Some("200"), Some(seconds)) => {
+                self.store(seconds.saturating_mul(1000));
+                filter.metrics.grant("granted");
+                true
+            }
+            (status, _) => {
+                filter.metrics.grant(if status.is_some() { "refused" } else { "failed" });
+                warn!("no grant: cert-service answers {}", status.unwrap_or("nothing"));
+                false
+            }
+        }
+    }
+
+    fn store(&self, lifetime: u64) {
+        self.key.update(|slot| grant_table::insert(slot, &self.key, host::now_milliseconds(), lifetime));
+    }
+}
+
+impl GrantKey {
+    fn update(&self, change: impl Fn(&[u8]) -> Vec<u8>) {
+        let slot = self.slot();
+        let (old, version) = hostcalls::get_shared_data(&slot).unwrap_or_default();
+        // Another worker may have written meanwhile: then this grant is asked for once more.
+        let _stored = hostcalls::set_shared_data(&slot, Some(&change(&old.unwrap_or_default())), version);
+    }
+}

@@ -1,0 +1,275 @@
+//! The first filter of every connection inside a tunnel: decides before the handshake whether the
+//! session's verdict and the ClientHello agree.
+
+use std::rc::Rc;
+
+use log::error;
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, StreamContext};
+use proxy_wasm::types::{Action, PeerType};
+
+use super::filter::Filter;
+use super::grants::{self, Asked, Call};
+use super::host;
+use crate::decision::{Decision, Subject};
+use crate::routing::Leg;
+use crate::session_state::{SessionState, TlsState};
+use outgate_policy::agree::{self, ServerName};
+use outgate_policy::{Connection, Destination, HostName, Reason, Session};
+
+/// BoringSSL's CONNECTION_REJECTED, as Envoy writes it: no certificate came for this connection.
+const CERTIFICATE_REFUSED: &str = "|268435589:";
+
+/// What the first bytes turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A ClientHello.
+    Tls,
+    /// Neither TLS nor HTTP, or nothing in time.
+    Neither,
+}
+
+/// One connection inside a tunnel.
+pub struct Guard {
+    filter: Rc<Filter>,
+    found: Found,
+    gate: Gate,
+    /// The host whose certificate the client gets.
+    inspected: Option<HostName>,
+}
+
+/// Whether bytes pass. Pausing a new connection is no gate: data would go on to the next filter.
+enum Gate {
+    Open,
+    Waiting(Box<Waiting>),
+    Closed,
+}
+
+/// A grant is under way for the session that the ClientHello decided.
+struct Waiting {
+    call: Call,
+    chain: String,
+    rule: String,
+    state: SessionState,
+    destination: Destination,
+}
+
+/// A session's verdict once its bytes are known.
+struct Outcome {
+    verdict: &'static str,
+    reason: Reason,
+    rule: Option<String>,
+    detail: Option<String>,
+}
+
+impl Guard {
+    /// A connection that is about to begin.
+    pub fn new(filter: Rc<Filter>, found: Found) -> Self {
+        Self { filter, found, gate: Gate::Open, inspected: None }
+    }
+
+    fn decide(
+        &self,
+        tls: &TlsState,
+        state: &SessionState,
+        destination: &Destination,
+        server_name: Option<&str>,
+    ) -> Outcome {
+        if self.found == Found::Neither {
+            return Outcome {
+                verdict: "fail",
+                reason: Reason::NotHttp,
+                rule: Some(state.opened_by.clone()),
+                detail: Some("the rule reads requests, but these bytes are neither TLS nor HTTP; a session rule before it would let them through unread".to_owned()),
+            };
+        }
+        match tls {
+            TlsState::Inspect(rule) => inspect(rule, destination, server_name),
+            TlsState::Tunnel(rule) => Outcome {
+                verdict: "tunnel",
+                reason: Reason::RuleAllowed,
+                rule: Some(rule.clone()),
+                detail: None,
+            },
+            TlsState::Deny(rule) => Outcome {
+                verdict: "deny",
+                reason: if rule.is_some() { Reason::RuleDenied } else { Reason::DefaultDenied },
+                rule: rule.clone(),
+                detail: None,
+            },
+            TlsState::Undecided => {
+                self.decide(&self.sniff(state, destination, server_name), state, destination, server_name)
+            }
+        }
+    }
+
+    /// What rules that ask for the ClientHello decide.
+    fn sniff(&self, state: &SessionState, destination: &Destination, server_name: Option<&str>) -> TlsState {
+        let identity = state.identity();
+        let ja4 = host::text_property(&["filter_state", "outgate.ja4"]);
+        let connection = Connection { sni: server_name, tls_version: None, ja4: ja4.as_deref() };
+        let decision = self.filter.engine.sniffed(&Session {
+            client_ip: state.client.ip(),
+            client_port: state.client.port(),
+            identity: &identity,
+            destination,
+            certificate: None,
+            connection: Some(&connection),
+            now: host::now(),
+        });
+        TlsState::new(Some(decision.verdict), |rule| self.filter.rule_name(rule))
+    }
+
+    fn record(
+        &self,
+        state: &SessionState,
+        destination: &Destination,
+        server_name: Option<&str>,
+        outcome: &Outcome,
+    ) {
+        let identity = state.identity();
+        self.filter.record(&Decision {
+            subject: Subject::Session,
+            at: host::now(),
+            verdict: outcome.verdict,
+            reason: outcome.reason.as_str(),
+            rule: outcome.rule.as_deref(),
+            detail: outcome.detail.as_deref(),
+            client: Some(state.client),
+            identity: Some(&identity),
+            destination: Some(destination),
+            server_name,
+            decrypted: outcome.verdict == "inspect",
+            request: None,
+            policy: &self.filter.engine.document().name,
+            policy_hash: &state.policy,
+            session_id: &state.id,
+            errors: Vec::new(),
+        });
+    }
+
+    /// Chooses the chain of a session that the ClientHello decides; the connection comes back with it.
+    fn choose_chain(
+        &mut self,
+        state: SessionState,
+        destination: Destination,
+        server_name: Option<&str>,
+    ) -> Action {
+        let tls = self.sniff(&state, &destination, server_name);
+        let chain = tls.chain(&self.filter.routing.cluster(&destination, Leg::Unread));
+        let TlsState::Inspect(rule) = tls else {
+            return self.send_back(&chain);
+        };
+        match grants::ask(&self.filter, destination.host.as_str()) {
+            // The connection is too young for a renewal in the background: the next session has it.
+            Asked::Granted { .. } => self.send_back(&chain),
+            Asked::Waiting(call) => {
+                self.gate = Gate::Waiting(Box::new(Waiting { call, chain, rule, state, destination }));
+                Action::Pause
+            }
+            Asked::Failed => self.no_grant(rule, &state, &destination),
+        }
+    }
+
+    fn send_back(&mut self, chain: &str) -> Action {
+        if host::set_property("outgate.sniffed", chain) { Action::Continue } else { self.close() }
+    }
+
+    fn no_grant(&mut self, rule: String, state: &SessionState, destination: &Destination) -> Action {
+        let outcome = Outcome {
+            verdict: "fail",
+            reason: Reason::NoGrant,
+            rule: Some(rule),
+            detail: Some("no certificate could be granted for this host; look at cert-service".to_owned()),
+        };
+        self.record(state, destination, None, &outcome);
+        self.close()
+    }
+
+    fn close(&mut self) -> Action {
+        self.gate = Gate::Closed;
+        let _closed = hostcalls::close_downstream();
+        Action::Pause
+    }
+}
+
+impl Context for Guard {
+    fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
+        let Gate::Waiting(waiting) = std::mem::replace(&mut self.gate, Gate::Open) else { return };
+        let Waiting { call, chain, rule, state, destination } = &*waiting;
+        if !call.is(token) {
+            self.gate = Gate::Waiting(waiting);
+        } else if !call.finish(&self.filter, body_size) {
+            self.no_grant(rule.clone(), state, destination);
+        } else if self.send_back(chain) == Action::Continue {
+            let _resumed = hostcalls::resume_downstream();
+        }
+    }
+}
+
+impl StreamContext for Guard {
+    fn on_new_connection(&mut self) -> Action {
+        let packed = host::property(&["filter_state", "outgate.session"]);
+        let state = match SessionState::unpack(packed.as_deref()) {
+            Ok(state) => state,
+            Err(error) => {
+                error!("{error}");
+                return self.close();
+            }
+        };
+        let Some(destination) = state.destination() else {
+            error!("session {} names no destination", state.id);
+            return self.close();
+        };
+        let server_name = host::text_property(&["connection", "requested_server_name"]);
+        // A connection that has come back is not sent round again, whatever its chain.
+        let sniffed = || host::property(&["filter_state", "outgate.sniffed"]).is_some();
+        if self.found == Found::Tls && state.tls == TlsState::Undecided && !sniffed() {
+            return self.choose_chain(state, destination, server_name.as_deref());
+        }
+        let outcome = self.decide(&state.tls, &state, &destination, server_name.as_deref());
+        self.record(&state, &destination, server_name.as_deref(), &outcome);
+        match outcome.verdict {
+            "deny" | "fail" => self.close(),
+            verdict => {
+                self.inspected = (verdict == "inspect").then_some(destination.host);
+                Action::Continue
+            }
+        }
+    }
+
+    fn on_downstream_data(&mut self, _size: usize, _end_of_stream: bool) -> Action {
+        match self.gate {
+            Gate::Open => Action::Continue,
+            Gate::Waiting(_) | Gate::Closed => Action::Pause,
+        }
+    }
+
+    fn on_downstream_close(&mut self, _peer: PeerType) {
+        let Some(host) = &self.inspected else { return };
+        let failure = host::text_property(&["connection", "transport_failure_reason"]);
+        if failure.is_some_and(|failure| failure.contains(CERTIFICATE_REFUSED)) {
+            // cert-service knows nothing of our grant, after a restart perhaps: the next session asks again.
+            grants::forget(&self.filter, host.as_str());
+        }
+    }
+}
+
+fn inspect(rule: &str, destination: &Destination, server_name: Option<&str>) -> Outcome {
+    let fail = |reason, detail| Outcome { verdict: "fail", reason, rule: None, detail: Some(detail) };
+    match agree::server_name(destination, server_name) {
+        ServerName::Same => {
+            Outcome { verdict: "inspect", reason: Reason::RuleAllowed, rule: Some(rule.to_owned()), detail: None }
+        }
+        ServerName::Differs => fail(
+            Reason::HostMismatch,
+            format!("the tunnel leads to `{}`, but TLS asks for `{}`", destination.host, server_name.unwrap_or_default()),
+        ),
+        ServerName::Absent => fail(
+            Reason::NoSni,
+            "the client sent no server name, so no certificate can be chosen; have it send SNI, or let a session rule \
+             pass it unread"
+                .to_owned(),
+        ),
+    }
+}

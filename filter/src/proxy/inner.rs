@@ -1,0 +1,126 @@
+//! Requests inside a tunnel: decrypted ones, and ones in the clear.
+
+use std::rc::Rc;
+
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use super::exchange::{Exchange, Incoming, Refusal};
+use super::filter::Filter;
+use super::host;
+use crate::decision::Subject;
+use crate::session_state::SessionState;
+use outgate_policy::agree;
+use outgate_policy::{Authority, ConnectVerdict, Destination, Reason, RequestStage, TlsVerdict};
+
+/// One request inside a tunnel.
+pub struct Inner {
+    exchange: Exchange,
+    stage: RequestStage,
+}
+
+impl Inner {
+    /// Inside TLS that we decrypt.
+    pub fn inspected(filter: Rc<Filter>) -> Self {
+        Self::new(filter, RequestStage::Inspected)
+    }
+
+    /// In the clear.
+    pub fn tunnelled(filter: Rc<Filter>) -> Self {
+        Self::new(filter, RequestStage::Clear)
+    }
+
+    fn new(filter: Rc<Filter>, stage: RequestStage) -> Self {
+        Self { exchange: Exchange::new(filter, stage), stage }
+    }
+
+    fn judge(&mut self, state: &SessionState, destination: &Destination) -> Action {
+        if let Some(refusal) = self.session_has_changed(state, destination) {
+            return self.exchange.refuse(refusal);
+        }
+        if !self.exchange.scheme_agrees() {
+            return self.exchange.refuse(Exchange::scheme_mismatch());
+        }
+        let authority = match Authority::parse(&self.exchange.incoming.authority) {
+            Ok(authority) => authority,
+            Err(error) => {
+                return self.exchange.refuse(Refusal::request(Reason::BadAuthority, error.to_string()));
+            }
+        };
+        if !agree::authority(destination, &authority, self.stage) {
+            return self.exchange.refuse(Refusal::request(
+                Reason::HostMismatch,
+                format!("this tunnel leads to `{destination}`, but the request is for `{authority}`; open a tunnel for it"),
+            ));
+        }
+        self.exchange.judge_request(&authority)
+    }
+
+    /// The session's verdict counts while the policy is the one that gave it; else it is taken again.
+    fn session_has_changed(&self, state: &SessionState, destination: &Destination) -> Option<Refusal> {
+        let filter = &self.exchange.filter;
+        if state.policy == filter.engine.hash() {
+            return None;
+        }
+        let decision = filter.engine.connect(&self.exchange.session(destination));
+        let come_back = || {
+            Refusal::request(
+                Reason::HostMismatch,
+                "the policy has changed, and this connection is no longer what it would be; open it again"
+                    .to_owned(),
+            )
+        };
+        match (decision.verdict, self.stage) {
+            (ConnectVerdict::Deny(rule), _)
+            | (ConnectVerdict::Sniff { tls: Some(TlsVerdict::Deny(rule)), .. }, RequestStage::Inspected) => {
+                Some(Refusal { errors: decision.errors, ..Refusal::policy(Subject::Request, rule) })
+            }
+            (ConnectVerdict::Tunnel(_), _)
+            | (
+                ConnectVerdict::Sniff { tls: Some(TlsVerdict::Tunnel(_)) | None, .. },
+                RequestStage::Inspected,
+            ) => Some(come_back()),
+            (ConnectVerdict::Sniff { .. }, _) => None,
+        }
+    }
+}
+
+impl Context for Inner {}
+
+impl HttpContext for Inner {
+    fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        self.exchange.incoming = Incoming::read();
+        let packed = host::property(&["filter_state", "outgate.session"]);
+        let state = match SessionState::unpack(packed.as_deref()) {
+            Ok(state) => state,
+            Err(error) => {
+                log::error!("{error}");
+                return self.exchange.stop();
+            }
+        };
+        let Some(destination) = state.destination() else {
+            return self.exchange.stop();
+        };
+        self.exchange.session_id.clone_from(&state.id);
+        self.exchange.client = Some(state.client);
+        self.exchange.identity = state.identity();
+        self.exchange.destination = Some(destination.clone());
+        if self.stage == RequestStage::Inspected {
+            self.exchange.server_name = Some(destination.host.as_str().to_owned());
+        }
+        self.judge(&state, &destination)
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        self.exchange.on_response_headers();
+        Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        self.exchange.on_response_body(size, end_of_stream)
+    }
+
+    fn on_log(&mut self) {
+        self.exchange.on_log();
+    }
+}

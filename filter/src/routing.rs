@@ -1,0 +1,136 @@
+//! From a destination to the cluster of Envoy that reaches it.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::hash::stable;
+use outgate_policy::{Destination, HostName};
+
+/// How destinations become clusters.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Routing {
+    /// How many shards the dynamic forward proxy has.
+    pub shards: u32,
+    /// Destinations with a cluster of their own; the first that matches counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolve: Vec<Resolved>,
+}
+
+/// A destination that the operator resolves by hand.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolved {
+    /// Which hosts.
+    pub host: HostPattern,
+    /// The port that clients ask for.
+    pub port: u16,
+}
+
+/// One host, or any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    /// `*`
+    Any,
+    /// This host.
+    Host(HostName),
+}
+
+/// What travels between the proxy and the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// Bytes as the client sent them: a tunnel, or HTTP in the clear.
+    Unread,
+    /// TLS of our own, around requests that were inspected.
+    Tls,
+}
+
+impl Routing {
+    /// The name of the cluster that reaches `destination`.
+    pub fn cluster(&self, destination: &Destination, leg: Leg) -> String {
+        let suffix = match leg {
+            Leg::Unread => "",
+            Leg::Tls => "-tls",
+        };
+        match self.resolve.iter().position(|entry| entry.matches(destination)) {
+            Some(index) => format!("resolve-{index}{suffix}"),
+            None => format!("shard-{}{suffix}", self.shard(destination)),
+        }
+    }
+
+    fn shard(&self, destination: &Destination) -> u32 {
+        stable(destination.host.as_str()) % self.shards.max(1)
+    }
+}
+
+impl Resolved {
+    fn matches(&self, destination: &Destination) -> bool {
+        self.port == destination.port
+            && match &self.host {
+                HostPattern::Any => true,
+                HostPattern::Host(host) => *host == destination.host,
+            }
+    }
+}
+
+impl HostPattern {
+    /// Reads `*` or a host.
+    pub fn parse(text: &str) -> Result<Self, outgate_policy::HostError> {
+        if text == "*" { Ok(Self::Any) } else { HostName::parse(text).map(Self::Host) }
+    }
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { shards: 64, resolve: Vec::new() }
+    }
+}
+
+impl Serialize for HostPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Any => "*",
+            Self::Host(host) => host.as_str(),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for HostPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn destination(text: &str) -> Destination {
+        Destination::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_first_resolved_destination_counts_and_the_rest_is_sharded() {
+        let routing = Routing {
+            shards: 64,
+            resolve: vec![
+                Resolved { host: HostPattern::parse("a.example").unwrap(), port: 443 },
+                Resolved { host: HostPattern::Any, port: 80 },
+            ],
+        };
+        assert_eq!(routing.cluster(&destination("a.example:443"), Leg::Unread), "resolve-0");
+        assert_eq!(routing.cluster(&destination("A.example.:443"), Leg::Tls), "resolve-0-tls");
+        assert_eq!(routing.cluster(&destination("a.example:80"), Leg::Unread), "resolve-1");
+        assert!(routing.cluster(&destination("b.example:443"), Leg::Tls).starts_with("shard-"));
+    }
+
+    #[test]
+    fn shards_are_used_evenly() {
+        let routing = Routing::default();
+        let mut counts = [0_u32; 64];
+        for index in 0..64_000 {
+            counts[routing.shard(&destination(&format!("host-{index}.example:443"))) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    }
+}

@@ -1,0 +1,155 @@
+//! What a session's verdict leaves for the inner side of the internal listener: one packed value.
+//!
+//! It travels as filter state, which only this proxy can write: headers that clients send under our
+//! prefix are dropped before the verdict.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use outgate_policy::{Destination, Identity, RuleId, TlsVerdict};
+
+/// A session as its CONNECT left it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionState {
+    /// Joins all lines of one tunnel.
+    pub id: String,
+    /// The hash of the policy that decided.
+    pub policy: String,
+    /// The client, as the explicit listener saw it.
+    pub client: SocketAddr,
+    /// The client's tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// The client's service accounts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_accounts: Vec<String>,
+    /// `host:port`, in normal form.
+    pub destination: String,
+    /// The application rule that had the tunnel opened and read.
+    pub opened_by: String,
+    /// What TLS inside leads to.
+    pub tls: TlsState,
+}
+
+/// What TLS inside a tunnel leads to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsState {
+    /// Decrypt; the inspecting rule.
+    Inspect(String),
+    /// Let through unread; the session rule.
+    Tunnel(String),
+    /// Refuse; the session rule, or none.
+    Deny(Option<String>),
+    /// Rules ask for what only the ClientHello tells.
+    Undecided,
+}
+
+impl TlsState {
+    /// The state of a verdict; `None` is one that the ClientHello decides.
+    pub fn new<'n>(verdict: Option<TlsVerdict>, name: impl Fn(RuleId) -> &'n str) -> Self {
+        match verdict {
+            Some(TlsVerdict::Inspect(rule)) => Self::Inspect(name(rule).to_owned()),
+            Some(TlsVerdict::Tunnel(rule)) => Self::Tunnel(name(rule).to_owned()),
+            Some(TlsVerdict::Deny(rule)) => Self::Deny(rule.map(|rule| name(rule).to_owned())),
+            None => Self::Undecided,
+        }
+    }
+
+    /// The filter chain that it leads to; `cluster` reaches the origin unread.
+    pub fn chain(&self, cluster: &str) -> String {
+        match self {
+            Self::Inspect(_) => "inspect".to_owned(),
+            Self::Tunnel(_) => cluster.to_owned(),
+            Self::Deny(_) => "refuse".to_owned(),
+            Self::Undecided => "undecided".to_owned(),
+        }
+    }
+}
+
+/// Why a packed session was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionStateError {
+    /// The filter state is not there: the connection did not come through the explicit listener.
+    #[error("no session state; did the connection bypass the explicit listener?")]
+    Missing,
+    /// It is there but not ours.
+    #[error("session state `{0}` does not parse")]
+    Malformed(String),
+}
+
+impl SessionState {
+    /// The packed form.
+    pub fn pack(&self) -> String {
+        // A struct of strings always serialises.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads the packed form.
+    pub fn unpack(packed: Option<&[u8]>) -> Result<Self, SessionStateError> {
+        let packed = packed.ok_or(SessionStateError::Missing)?;
+        serde_json::from_slice(packed)
+            .map_err(|_| SessionStateError::Malformed(String::from_utf8_lossy(packed).into_owned()))
+    }
+
+    /// The destination, parsed again.
+    pub fn destination(&self) -> Option<Destination> {
+        Destination::parse(&self.destination).ok()
+    }
+
+    /// The client's identity, as it was when the session began.
+    pub fn identity(&self) -> Identity {
+        Identity::new(self.tags.clone(), self.service_accounts.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(tls: TlsState) -> SessionState {
+        SessionState {
+            id: "0123456789abcdef".to_owned(),
+            policy: "fedcba9876543210".to_owned(),
+            client: "10.0.0.1:4711".parse().unwrap(),
+            tags: vec!["tagValues/12345".to_owned()],
+            service_accounts: Vec::new(),
+            destination: "example.com:443".to_owned(),
+            opened_by: "inspect-all".to_owned(),
+            tls,
+        }
+    }
+
+    #[test]
+    fn what_is_packed_is_unpacked() {
+        for tls in [
+            TlsState::Inspect("a".to_owned()),
+            TlsState::Tunnel("b \"quoted\"".to_owned()),
+            TlsState::Deny(None),
+            TlsState::Undecided,
+        ] {
+            let state = state(tls);
+            assert_eq!(SessionState::unpack(Some(state.pack().as_bytes())).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn absence_and_rubbish_are_told_apart() {
+        assert!(matches!(SessionState::unpack(None), Err(SessionStateError::Missing)));
+        assert!(matches!(SessionState::unpack(Some(b"{}")), Err(SessionStateError::Malformed(_))));
+    }
+
+    #[test]
+    fn the_chain_follows_the_verdict() {
+        for (tls, chain) in [
+            (TlsState::Inspect("a".to_owned()), "inspect"),
+            (TlsState::Tunnel("a".to_owned()), "shard-7"),
+            (TlsState::Deny(None), "refuse"),
+            (TlsState::Undecided, "undecided"),
+        ] {
+            assert_eq!(tls.chain("shard-7"), chain);
+        }
+    }
+}
