@@ -1,0 +1,491 @@
+//! From a policy to the complete configuration of Envoy.
+
+pub mod template;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use outgate_filter::configuration::{Grants, Log, PluginConfiguration};
+use outgate_filter::routing::{Leg, Routing};
+
+use crate::resolve::Resolve;
+use crate::upstream_tls::UpstreamTls;
+use template::{TemplateError, Values, fill};
+
+const BOOTSTRAP: &str = include_str!("../../envoy-config/template/bootstrap.yaml");
+const HTTP_MANAGER: &str = include_str!("../../envoy-config/template/http-manager.yaml");
+const MTLS_LISTENER: &str = include_str!("../../envoy-config/template/mtls-listener.yaml");
+const UNDECIDED_CHAIN: &str = include_str!("../../envoy-config/template/undecided-chain.yaml");
+
+const WASM_HTTP: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const WASM_NETWORK: &str = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm";
+const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// Headers that the origin must not see: our routing, and what Envoy adds after the filter.
+const HEADERS_TO_REMOVE: [&str; 5] = [
+    "x-outgate-route",
+    "x-forwarded-proto",
+    "x-envoy-internal",
+    "x-envoy-external-address",
+    "x-envoy-expected-rq-timeout-ms",
+];
+
+/// The places in Envoy's configuration where `outgate.wasm` decides by the policy.
+pub const ROOTS: [Root; 5] = [
+    Root { id: "explicit", type_url: WASM_HTTP },
+    Root { id: "inspected", type_url: WASM_HTTP },
+    Root { id: "tunnelled", type_url: WASM_HTTP },
+    Root { id: "tls", type_url: WASM_NETWORK },
+    Root { id: "opaque", type_url: WASM_NETWORK },
+];
+
+/// One place where `outgate.wasm` decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Root {
+    /// The plugin's root id.
+    pub id: &'static str,
+    type_url: &'static str,
+}
+
+/// All that Envoy's configuration depends on.
+#[derive(Clone, Debug)]
+pub struct Rendering {
+    /// The policy as its file says it.
+    pub policy: Value,
+    /// The explicit listener.
+    pub listen: SocketAddr,
+    /// Envoy's admin interface.
+    pub admin: SocketAddr,
+    /// The mTLS listener.
+    pub mtls: Option<Mtls>,
+    /// Destinations resolved by hand.
+    pub resolve: Vec<Resolve>,
+    /// How origins of inspected requests are verified.
+    pub upstream_tls: UpstreamTls,
+    /// The filter.
+    pub wasm: PathBuf,
+    /// cert-service's socket.
+    pub cert_socket: PathBuf,
+    /// Shards of the dynamic forward proxy.
+    pub shards: u32,
+    /// The share of allowances that is logged.
+    pub allowances: f64,
+    /// Where the filters' configuration lies, if Envoy is to watch it; else it is part of the whole.
+    pub discovery: Option<PathBuf>,
+}
+
+/// The mTLS listener.
+#[derive(Clone, Debug)]
+pub struct Mtls {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// CAs of client certificates.
+    pub ca: PathBuf,
+    /// Their revocation lists.
+    pub crl: Option<PathBuf>,
+    /// Certificate and key of the server; without them cert-service gives one for this name.
+    pub certificate: MtlsCertificate,
+    /// Where good requests go; without it they are answered with the identity that was seen.
+    pub upstream: Option<Upstream>,
+}
+
+/// The server certificate of the mTLS listener.
+#[derive(Clone, Debug)]
+pub enum MtlsCertificate {
+    /// PEM files.
+    Files {
+        /// The chain.
+        chain: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// Minted by cert-service for this name.
+    Minted(String),
+}
+
+/// A plain HTTP server behind the mTLS listener.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Why a configuration could not be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// A defect of the templates.
+    #[error("cannot fill the configuration of Envoy: {0}; this is a defect of outgate")]
+    Template(#[from] TemplateError),
+    /// The policy does not serialise.
+    #[error("cannot write the plugin configuration: {0}")]
+    Plugin(#[from] serde_json::Error),
+}
+
+impl Rendering {
+    /// The whole configuration, YAML for people and Envoy.
+    pub fn bootstrap(&self) -> Result<String, RenderError> {
+        let mut values = self.addresses();
+        values.insert("http_manager", HTTP_MANAGER.to_owned());
+        values.insert("headers_to_remove", json!(HEADERS_TO_REMOVE).to_string());
+        values.insert("cert_socket", quoted(&self.cert_socket));
+        values.insert("circuit_breakers", circuit_breakers().to_string());
+        values.insert("inspected_tls_params", self.upstream_tls.parameters().to_string());
+        for (key, chain) in [
+            ("chain_inspect", "inspect"),
+            ("chain_undecided", "undecided"),
+            ("chain_http", "http"),
+            ("chain_opaque", "opaque"),
+        ] {
+            values.insert(key, chain_action(chain).to_string());
+        }
+        self.insert_filters(&mut values)?;
+        self.insert_clusters(&mut values);
+        values.insert("undecided_chain", fill(UNDECIDED_CHAIN, &values)?);
+        let (listener, cluster) = self.mtls(&values)?;
+        values.insert("mtls_listener", listener);
+        values.insert("mtls_cluster", cluster);
+        Ok(fill(BOOTSTRAP, &values)?)
+    }
+
+    /// The configuration of one root's filter, as Envoy's discovery reads it from a file.
+    pub fn discovery_response(&self, root: Root, version: &str) -> Result<String, RenderError> {
+        let response = json!({
+            "version_info": version,
+            "resources": [{
+                "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+                "name": root.id,
+                "typed_config": {
+                    "@type": root.type_url,
+                    "config": self.plugin(root.id, &json!({"@type": STRING_VALUE, "value": self.plugin_json()?})),
+                },
+            }],
+        });
+        Ok(serde_json::to_string_pretty(&response)?)
+    }
+
+    /// The file of a root's filter configuration.
+    pub fn discovery_file(directory: &Path, root: Root) -> PathBuf {
+        directory.join(format!("{}.json", root.id))
+    }
+
+    fn plugin_json(&self) -> Result<String, RenderError> {
+        let configuration = PluginConfiguration {
+            policy: self.policy.clone(),
+            routing: Routing {
+                shards: self.shards,
+                resolve: self.resolve.iter().map(|entry| entry.destination.clone()).collect(),
+            },
+            grants: Grants::default(),
+            log: Log { allowances: self.allowances },
+        };
+        Ok(serde_json::to_string_pretty(&configuration)?)
+    }
+
+    fn plugin(&self, root_id: &str, configuration: &Value) -> Value {
+        plugin(root_id, "outgate", &self.wasm, configuration)
+    }
+
+    fn addresses(&self) -> Values {
+        let mut values = Values::new();
+        for (host, port, address) in
+            [("listen_address", "listen_port", self.listen), ("admin_address", "admin_port", self.admin)]
+        {
+            values.insert(host, json!(address.ip().to_string()).to_string());
+            values.insert(port, address.port().to_string());
+        }
+        values
+    }
+
+    fn insert_filters(&self, values: &mut Values) -> Result<(), RenderError> {
+        let mut first = true;
+        for root in ROOTS {
+            let key = match root.id {
+                "explicit" => "explicit_filter",
+                "inspected" => "inspected_filter",
+                "tunnelled" => "tunnelled_filter",
+                "tls" => "guard_tls",
+                _ => "guard_opaque",
+            };
+            let filter = match &self.discovery {
+                Some(directory) => discovered_filter(root, directory),
+                None => self.inline_filter(root, std::mem::take(&mut first))?,
+            };
+            values.insert(key, filter);
+        }
+        Ok(())
+    }
+
+    /// The filter with its configuration in place: written out where it stands first, referred to after that.
+    fn inline_filter(&self, root: Root, first: bool) -> Result<String, RenderError> {
+        let mut filter = format!(
+            "- name: {id}\n  typed_config:\n    \"@type\": {type_url}\n    config:\n",
+            id = root.id,
+            type_url = root.type_url,
+        );
+        let Value::Object(members) = self.plugin(root.id, &Value::Null) else {
+            return Ok(filter);
+        };
+        for (key, value) in members.iter().filter(|(key, _)| *key != "configuration") {
+            filter.push_str(&format!("      {key}: {value}\n"));
+        }
+        if first {
+            filter.push_str("      configuration: &plugin\n");
+            filter.push_str(&format!("        \"@type\": {STRING_VALUE}\n        value: |\n"));
+            for line in self.plugin_json()?.lines() {
+                filter.push_str(&format!("          {line}\n"));
+            }
+        } else {
+            filter.push_str("      configuration: *plugin\n");
+        }
+        Ok(filter)
+    }
+
+    fn insert_clusters(&self, values: &mut Values) {
+        let mut matches = String::new();
+        let mut chains = String::new();
+        let mut resolved = String::new();
+        for (index, entry) in self.resolve.iter().enumerate() {
+            let name = format!("resolve-{index}");
+            matches.push_str(&format!("{name}: {}\n", chain_action(&name)));
+            chains.push_str(&tunnel_chain(values, &name, None));
+            for cluster in [
+                self.plain(static_cluster(&name, entry.address)),
+                self.over_tls(static_cluster(&format!("{name}-tls"), entry.address)),
+            ] {
+                resolved.push_str(&format!("- {cluster}\n"));
+            }
+        }
+        let mut shards = String::new();
+        for index in 0..self.shards {
+            let name = format!("shard-{index}");
+            matches.push_str(&format!("{name}: {}\n", chain_action(&name)));
+            chains.push_str(&tunnel_chain(values, &name, Some(&dns_cache(&name))));
+            for cluster in [
+                self.plain(forward_cluster(&name, Leg::Unread)),
+                self.over_tls(forward_cluster(&format!("{name}-tls"), Leg::Tls)),
+            ] {
+                shards.push_str(&format!("- {cluster}\n"));
+            }
+        }
+        values.insert("tunnel_matches", matches);
+        values.insert("tunnel_chains", chains);
+        values.insert("resolve_clusters", resolved);
+        values.insert("shard_clusters", shards);
+    }
+
+    /// Bytes as they come: HTTP/1.1 or HTTP/2 as the client spoke it.
+    fn plain(&self, cluster: Value) -> Value {
+        let options = json!({"use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}}});
+        with(cluster, &[("typed_extension_protocol_options", http_options(options))])
+    }
+
+    /// TLS with the name and the trust that the session and the policy demand.
+    fn over_tls(&self, cluster: Value) -> Value {
+        let options = json!({
+            "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
+            "auto_config": {"http_protocol_options": {}, "http2_protocol_options": {}},
+        });
+        with(
+            cluster,
+            &[
+                ("typed_extension_protocol_options", http_options(options)),
+                ("transport_socket", self.upstream_tls.transport_socket()),
+            ],
+        )
+    }
+
+    fn mtls(&self, values: &Values) -> Result<(String, String), RenderError> {
+        let Some(mtls) = &self.mtls else {
+            return Ok(Default::default());
+        };
+        let mut values = values.clone();
+        values.insert("mtls_address", json!(mtls.listen.ip().to_string()).to_string());
+        values.insert("mtls_port", mtls.listen.port().to_string());
+        let logger_configuration =
+            json!({"@type": STRING_VALUE, "value": json!({"listener": "mtls"}).to_string()});
+        values.insert(
+            "handshake_plugin",
+            // A VM of its own: what a hostile certificate might do to the logger must not reach traffic.
+            plugin("handshake", "outgate-handshake", &self.wasm, &logger_configuration).to_string(),
+        );
+        values.insert(
+            "mtls_certificate",
+            match &mtls.certificate {
+                MtlsCertificate::Files { chain, key } => format!(
+                    "tls_certificates: {}",
+                    json!([{"certificate_chain": {"filename": chain}, "private_key": {"filename": key}}])
+                ),
+                MtlsCertificate::Minted(name) => format!(
+                    "tls_certificate_sds_secret_configs: {}",
+                    json!([{"name": name, "sds_config": {"resource_api_version": "V3", "ads": {}}}])
+                ),
+            },
+        );
+        let mut validation = json!({"trusted_ca": {"filename": mtls.ca}});
+        if let Some(crl) = &mtls.crl {
+            validation = with(
+                validation,
+                &[("crl", json!({"filename": crl})), ("only_verify_leaf_cert_crl", json!(true))],
+            );
+        }
+        values.insert("mtls_validation", validation.to_string());
+        let mut cluster = String::new();
+        if let Some(upstream) = &mtls.upstream {
+            values.insert("mtls_filters", String::new());
+            values.insert(
+                "mtls_route",
+                json!({"match": {"prefix": ""}, "route": {"cluster": "mtls-upstream", "timeout": "0s"}})
+                    .to_string(),
+            );
+            cluster = format!("- {}\n", mtls_upstream(upstream));
+        } else {
+            let configuration = json!({"@type": STRING_VALUE, "value": "{}"});
+            values.insert(
+                "mtls_filters",
+                format!(
+                    "- {}\n",
+                    json!({"name": "identity", "typed_config": {
+                        "@type": WASM_HTTP,
+                        "config": self.plugin("identity", &configuration),
+                    }})
+                ),
+            );
+            values.insert(
+                "mtls_route",
+                json!({"match": {"prefix": ""}, "direct_response": {"status": 200}}).to_string(),
+            );
+        }
+        Ok((fill(MTLS_LISTENER, &values)?, cluster))
+    }
+}
+
+fn plugin(root_id: &str, vm_id: &str, wasm: &Path, configuration: &Value) -> Value {
+    json!({
+        "name": root_id,
+        "root_id": root_id,
+        // A trap costs one request, not the worker; while the VM is being replaced nothing passes.
+        "failure_policy": "FAIL_RELOAD",
+        "reload_config": {"backoff": {"base_interval": "1s"}},
+        "vm_config": {"vm_id": vm_id, "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": wasm}}},
+        "configuration": configuration,
+    })
+}
+
+fn discovered_filter(root: Root, directory: &Path) -> String {
+    let file = Rendering::discovery_file(directory, root);
+    let source = json!({
+        "resource_api_version": "V3",
+        "path_config_source": {"path": file, "watched_directory": {"path": directory}},
+    });
+    format!(
+        "- name: {}\n  config_discovery:\n    config_source: {source}\n    type_urls: [{}]\n",
+        root.id,
+        root.type_url.trim_start_matches("type.googleapis.com/"),
+    )
+}
+
+fn chain_action(name: &str) -> Value {
+    json!({"action": {"name": name, "typed_config": {"@type": STRING_VALUE, "value": name}}})
+}
+
+/// The chain that passes TLS unread to `cluster`; fresh names are resolved before the connection.
+fn tunnel_chain(values: &Values, cluster: &str, dns_cache: Option<&Value>) -> String {
+    let mut chain = format!("- name: {cluster}\n  filters:\n");
+    for line in values.get("guard_tls").into_iter().flat_map(|guard| guard.lines()) {
+        chain.push_str(&format!("  {line}\n"));
+    }
+    if let Some(dns_cache) = dns_cache {
+        let resolver = json!({"name": "resolve", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
+            "port_value": 443,
+            "dns_cache_config": dns_cache,
+        }});
+        chain.push_str(&format!("  - {resolver}\n"));
+    }
+    let proxy = json!({"name": "tunnel", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "tunnel",
+        "cluster": cluster,
+        "idle_timeout": "3600s",
+    }});
+    chain.push_str(&format!("  - {proxy}\n"));
+    chain
+}
+
+fn static_cluster(name: &str, address: SocketAddr) -> Value {
+    json!({
+        "name": name,
+        "connect_timeout": "5s",
+        "circuit_breakers": circuit_breakers(),
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}}}}]}]},
+    })
+}
+
+fn forward_cluster(name: &str, leg: Leg) -> Value {
+    json!({
+        "name": name,
+        "connect_timeout": "5s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "circuit_breakers": circuit_breakers(),
+        "cluster_type": {"name": "envoy.clusters.dynamic_forward_proxy", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+            "dns_cache_config": dns_cache(name),
+            // Without TLS of our own there is no name to verify.
+            "allow_insecure_cluster_options": leg == Leg::Unread,
+        }},
+    })
+}
+
+fn dns_cache(name: &str) -> Value {
+    json!({
+        "name": name,
+        "dns_lookup_family": "V4_PREFERRED",
+        "max_hosts": 16384,
+        "host_ttl": "300s",
+        "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+        }},
+    })
+}
+
+fn mtls_upstream(upstream: &Upstream) -> Value {
+    json!({
+        "name": "mtls-upstream",
+        "type": "STRICT_DNS",
+        "connect_timeout": "5s",
+        "circuit_breakers": circuit_breakers(),
+        "load_assignment": {"cluster_name": "mtls-upstream", "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": {"socket_address": {"address": upstream.host, "port_value": upstream.port}}}}]}]},
+    })
+}
+
+/// Envoy's default of 1,024 would cut tunnels.
+fn circuit_breakers() -> Value {
+    json!({"thresholds": [{
+        "max_connections": 1_000_000, "max_pending_requests": 1_000_000, "max_requests": 1_000_000, "max_retries": 1_000,
+    }]})
+}
+
+fn http_options(mut options: Value) -> Value {
+    if let Value::Object(members) = &mut options {
+        members.insert("@type".to_owned(), json!(format!("type.googleapis.com/{HTTP_OPTIONS}")));
+    }
+    json!({HTTP_OPTIONS: options})
+}
+
+fn with(mut value: Value, members: &[(&str, Value)]) -> Value {
+    if let Value::Object(object) = &mut value {
+        object.extend(members.iter().map(|(key, member)| ((*key).to_owned(), member.clone())));
+    }
+    value
+}
+
+fn quoted(path: &Path) -> String {
+    json!(path).to_string()
+}

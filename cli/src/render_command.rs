@@ -1,0 +1,98 @@
+//! `outgate render`: prints the complete configuration of Envoy, plugin JSON inside.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use outgate_policy::Engine;
+
+use crate::render::Rendering;
+use crate::resolve::Resolve;
+use crate::run::policy_file::PolicyFile;
+use crate::upstream_tls::UpstreamTls;
+
+/// Options of `outgate render`.
+#[derive(Args, Debug)]
+pub struct RenderArgs {
+    /// The policy: YAML or JSON
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// What to render for
+    #[arg(long, value_enum, default_value_t = Target::Envoy)]
+    target: Target,
+    /// Where clients reach the proxy
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3128")]
+    listen: SocketAddr,
+    /// Envoy's admin interface
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    admin: SocketAddr,
+    /// The filter, as Envoy will find it
+    #[arg(long, value_name = "PATH", default_value = "/etc/outgate/outgate.wasm")]
+    wasm: PathBuf,
+    /// cert-service's socket, as Envoy will find it
+    #[arg(long, value_name = "PATH", default_value = "/run/outgate/cert-service.sock")]
+    cert_socket: PathBuf,
+    /// PEM of the roots that origins of inspected requests must chain to, as Envoy will find it
+    #[arg(long, value_name = "PATH", default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    upstream_roots: PathBuf,
+    /// Connect to ADDR for HOST:PORT; HOST may be `*`
+    #[arg(long, value_name = "HOST:PORT:ADDR[:PORT]")]
+    resolve: Vec<Resolve>,
+    /// Clusters of the dynamic forward proxy
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    shards: u32,
+}
+
+/// What a configuration is for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Target {
+    /// A static bootstrap of Envoy
+    Envoy,
+}
+
+/// Prints the configuration; 2 if the policy does not compile.
+pub fn run(args: &RenderArgs) -> ExitCode {
+    let policy = match PolicyFile::open(&args.policy) {
+        Ok((_, policy)) => policy,
+        Err(error) => {
+            eprintln!("outgate: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match render(args, policy.value, &policy.engine) {
+        Ok(configuration) => {
+            print!("{configuration}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("outgate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn render(
+    args: &RenderArgs,
+    policy: serde_json::Value,
+    engine: &Engine,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let Target::Envoy = args.target;
+    let rendering = Rendering {
+        policy,
+        listen: args.listen,
+        admin: args.admin,
+        mtls: None,
+        resolve: args.resolve.clone(),
+        upstream_tls: UpstreamTls::new(
+            engine.document().tls_inspection.as_ref(),
+            args.upstream_roots.clone(),
+        )?,
+        wasm: args.wasm.clone(),
+        cert_socket: args.cert_socket.clone(),
+        shards: args.shards,
+        allowances: engine.document().outgate.log_allowances,
+        discovery: None,
+    };
+    Ok(rendering.bootstrap()?)
+}

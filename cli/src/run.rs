@@ -1,0 +1,478 @@
+//! `outgate run`: from a policy file to a running proxy, and from a changed file to a changed proxy.
+
+pub mod child;
+mod envoy;
+mod locate;
+mod log;
+pub mod policy_file;
+mod ports;
+mod roots;
+mod state;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use outgate_policy::Engine;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::render::{Mtls, MtlsCertificate, Rendering, Upstream};
+use crate::resolve::Resolve;
+use crate::upstream_tls::UpstreamTls;
+use child::Process;
+use envoy::Admin;
+use log::DecisionLog;
+use policy_file::{Change, PolicyFile};
+use state::State;
+
+/// The name of the mTLS listener's certificate when the operator brings none.
+const MTLS_NAME: &str = "localhost";
+
+/// How long a start may take on a slow machine.
+const START: Duration = Duration::from_secs(60);
+
+/// Options of `outgate run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The policy: YAML or JSON, watched for changes
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Where clients reach the proxy
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3128")]
+    listen: SocketAddr,
+    /// Envoy's admin interface: /ready, /stats/prometheus
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    admin: SocketAddr,
+    /// cert-service's health, metrics and CA download
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9902")]
+    cert_http: SocketAddr,
+    /// A listener that demands client certificates and explains every failed handshake
+    #[arg(long, value_name = "ADDR", requires = "mtls_ca")]
+    mtls_listen: Option<SocketAddr>,
+    /// CAs of the client certificates
+    #[arg(long, value_name = "PEM", requires = "mtls_listen")]
+    mtls_ca: Option<PathBuf>,
+    /// Revocation lists of these CAs
+    #[arg(long, value_name = "PEM", requires = "mtls_listen")]
+    mtls_crl: Option<PathBuf>,
+    /// The listener's certificate chain [default: minted for localhost]
+    #[arg(long, value_name = "PEM", requires = "mtls_key")]
+    mtls_cert: Option<PathBuf>,
+    /// The key of --mtls-cert
+    #[arg(long, value_name = "PEM", requires = "mtls_cert")]
+    mtls_key: Option<PathBuf>,
+    /// Where good requests go, over plain HTTP [default: answered with the identity seen]
+    #[arg(long, value_name = "HOST:PORT", requires = "mtls_listen", value_parser = parse_upstream)]
+    mtls_upstream: Option<Upstream>,
+    /// Development CA and working files; clients must trust DIR/ca.pem
+    #[arg(long, value_name = "DIR", default_value = ".outgate")]
+    state: PathBuf,
+    /// Connect to ADDR for HOST:PORT, as curl does; HOST may be `*`; private addresses are fine
+    #[arg(long, value_name = "HOST:PORT:ADDR[:PORT]")]
+    resolve: Vec<Resolve>,
+    /// More roots that origins of inspected requests may chain to
+    #[arg(long, value_name = "PEM")]
+    upstream_ca: Vec<PathBuf>,
+    /// Envoy's executable [default: ENVOY, func-e, or the one that make fetched]
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
+    /// Envoy's worker threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Option<u32>,
+    /// Decisions and handshake failures, as JSON lines [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// The share of allowances that is logged, 0 to 1; denials always are [default: the policy's, else 1]
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    log_allowances: Option<f64>,
+}
+
+/// What ended a run before its time.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Port(#[from] ports::PortError),
+    #[error(transparent)]
+    Locate(#[from] locate::LocateError),
+    #[error(transparent)]
+    State(#[from] state::StateError),
+    #[error(transparent)]
+    PolicyFile(#[from] policy_file::PolicyFileError),
+    #[error(transparent)]
+    Roots(#[from] roots::RootsError),
+    #[error(transparent)]
+    UpstreamTls(#[from] crate::upstream_tls::UpstreamTlsError),
+    #[error(transparent)]
+    Render(#[from] crate::render::RenderError),
+    #[error(transparent)]
+    Envoy(#[from] envoy::EnvoyError),
+    #[error("cannot start {name}: {error}")]
+    Start { name: &'static str, error: std::io::Error },
+    #[error("{name} ended ({status}){hint}")]
+    Ended { name: &'static str, status: String, hint: String },
+    #[error("{name} is not ready after {} s{hint}", START.as_secs())]
+    Late { name: &'static str, hint: String },
+    #[error("cannot open the log `{}`: {error}", .path.display())]
+    Log { path: PathBuf, error: std::io::Error },
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs until a signal or a failure ends it. Exit status: 0 after a signal, 1 after a failure, 2 for a bad policy.
+pub fn run(args: &RunArgs) -> ExitCode {
+    match Run::start(args).and_then(|mut run| run.watch()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outgate: {error}");
+            match error {
+                RunError::PolicyFile(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+struct Run {
+    // Ended in this order: first what needs the others.
+    envoy: Process,
+    cert_service: CertService,
+    policy_file: PolicyFile,
+    rendering: Rendering,
+    bootstrap: String,
+    upstream_cas: Vec<PathBuf>,
+    log_allowances: Option<f64>,
+    hash: String,
+    swaps: u64,
+    state: State,
+    admin: Admin,
+    log: DecisionLog,
+    signals: Signals,
+}
+
+impl Run {
+    fn start(args: &RunArgs) -> Result<Self, RunError> {
+        let mut addresses =
+            vec![("--listen", args.listen), ("--admin", args.admin), ("--cert-http", args.cert_http)];
+        addresses.extend(args.mtls_listen.map(|address| ("--mtls-listen", address)));
+        ports::check(&addresses)?;
+        let (policy_file, policy) = PolicyFile::open(&args.policy)?;
+        let wasm = locate::wasm()?;
+        let cert_service = locate::cert_service()?;
+        let envoy = locate::envoy(args.envoy.as_deref())?;
+        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(RunError::Signals)?;
+        let state = State::open(&args.state)?;
+        let log = DecisionLog::open(args.log_file.as_deref())
+            .map_err(|error| RunError::Log { path: args.log_file.clone().unwrap_or_default(), error })?;
+
+        let rendering = Rendering {
+            upstream_tls: upstream_tls(&policy.engine, &state, &args.upstream_ca)?,
+            policy: policy.value,
+            listen: args.listen,
+            admin: args.admin,
+            mtls: mtls(args),
+            resolve: args.resolve.clone(),
+            wasm,
+            cert_socket: state.cert_socket(),
+            shards: outgate_filter::routing::Routing::default().shards,
+            allowances: args.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
+            discovery: Some(state.discovery()),
+        };
+        let bootstrap = rendering.bootstrap()?;
+        state.write_discovery(&rendering, policy.engine.hash())?;
+        state.write_bootstrap(&bootstrap)?;
+
+        let mut cert_service = CertService::start(cert_service, args, &state)?;
+        cert_service.wait_ready(&mut signals)?;
+        envoy::validate(&envoy, &state)?;
+        let mut envoy = envoy::start(&envoy, &state, args.concurrency, &log)?;
+        let admin = Admin::new(args.admin);
+        wait(&mut envoy, &mut signals, &state.envoy_log(), || admin.is_ready())?;
+
+        let run = Self {
+            envoy,
+            cert_service,
+            policy_file,
+            rendering,
+            bootstrap,
+            upstream_cas: args.upstream_ca.clone(),
+            log_allowances: args.log_allowances,
+            hash: policy.engine.hash().to_owned(),
+            swaps: 0,
+            state,
+            admin,
+            log,
+            signals,
+        };
+        run.announce(args, &policy.engine);
+        Ok(run)
+    }
+
+    fn announce(&self, args: &RunArgs, engine: &Engine) {
+        eprintln!(
+            "outgate: policy `{}` ({}), {} rules in force",
+            engine.document().name,
+            self.hash,
+            engine.rules().len()
+        );
+        eprintln!("outgate: proxy     http://{}", args.listen);
+        if let Some(mtls) = args.mtls_listen {
+            eprintln!("outgate: mtls      https://{MTLS_NAME}:{} on {mtls}", mtls.port());
+        }
+        eprintln!("outgate: admin     http://{}/ready http://{0}/stats/prometheus", args.admin);
+        eprintln!("outgate: cert-http http://{}/readyz http://{0}/metrics http://{0}/ca.pem", args.cert_http);
+        eprintln!("outgate: clients must trust {}", self.state.ca().display());
+        eprintln!("outgate: logs of Envoy and cert-service lie in {}", self.state.path().display());
+        eprintln!("outgate: ready");
+    }
+
+    /// Until a signal, or the end of Envoy.
+    fn watch(&mut self) -> Result<(), RunError> {
+        loop {
+            if let Some(signal) = self.signals.pending().next() {
+                eprintln!("outgate: signal {signal}, ending");
+                break;
+            }
+            if let Some(status) = self.envoy.ended() {
+                return Err(RunError::Ended {
+                    name: "envoy",
+                    status,
+                    hint: state::tail(&self.state.envoy_log()),
+                });
+            }
+            self.cert_service.keep_running();
+            match self.policy_file.poll() {
+                Change::None => {}
+                Change::Refused(error) => {
+                    eprintln!("outgate: {error}");
+                    eprintln!("outgate: policy {} stays in force", self.hash);
+                }
+                Change::Policy(policy) => self.swap(*policy),
+            }
+            sleep(Duration::from_millis(50));
+        }
+        if self.log.dropped() > 0 {
+            eprintln!(
+                "outgate: {} lines of the log were dropped; its reader was too slow",
+                self.log.dropped()
+            );
+        }
+        self.envoy.stop(Duration::from_secs(5));
+        Ok(())
+    }
+
+    /// Puts a policy in force without dropping a connection, or says why not.
+    fn swap(&mut self, policy: policy_file::Policy) {
+        if policy.engine.hash() == self.hash {
+            return;
+        }
+        match self.try_swap(&policy) {
+            Ok(()) => eprintln!(
+                "outgate: policy `{}` ({}), {} rules in force, {} before",
+                policy.engine.document().name,
+                policy.engine.hash(),
+                policy.engine.rules().len(),
+                std::mem::replace(&mut self.hash, policy.engine.hash().to_owned()),
+            ),
+            Err(error) => {
+                eprintln!("outgate: {error}");
+                eprintln!("outgate: policy {} stays in force", self.hash);
+            }
+        }
+    }
+
+    fn try_swap(&mut self, policy: &policy_file::Policy) -> Result<(), SwapError> {
+        let upstream_tls = upstream_tls(&policy.engine, &self.state, &self.upstream_cas)?;
+        let rendering = Rendering {
+            policy: policy.value.clone(),
+            upstream_tls,
+            allowances: self.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
+            ..self.rendering.clone()
+        };
+        if rendering.bootstrap()? != self.bootstrap {
+            return Err(SwapError::RestartRequired);
+        }
+        self.swaps += 1;
+        let reloads = self.admin.reloads()?;
+        self.state.write_discovery(&rendering, &format!("{}-{}", policy.engine.hash(), self.swaps))?;
+        if let Err(error) = self.admin.wait_for_reload(reloads) {
+            self.state.write_discovery(&self.rendering, &format!("{}-{}-back", self.hash, self.swaps))?;
+            return Err(error.into());
+        }
+        self.rendering = rendering;
+        Ok(())
+    }
+}
+
+/// Why a policy was not put in force.
+#[derive(Debug, thiserror::Error)]
+enum SwapError {
+    #[error(
+        "restart_required: the new policy changes `tlsInspectionPolicies` (TLS versions, ciphers or roots), which a running Envoy keeps; restart outgate to put it in force"
+    )]
+    RestartRequired,
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    State(#[from] state::StateError),
+    #[error(transparent)]
+    Render(#[from] crate::render::RenderError),
+    #[error(transparent)]
+    Envoy(#[from] envoy::EnvoyError),
+}
+
+/// cert-service, started again whenever it ends.
+struct CertService {
+    process: Process,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    ready_url: String,
+    audit: PathBuf,
+    log: PathBuf,
+    restart: Option<Instant>,
+    backoff: Duration,
+    started: Instant,
+}
+
+impl CertService {
+    const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+    const LAST_BACKOFF: Duration = Duration::from_secs(30);
+
+    fn start(program: PathBuf, args: &RunArgs, state: &State) -> Result<Self, RunError> {
+        let mut arguments: Vec<OsString> = vec![
+            "--state".into(),
+            state.path().into(),
+            "--socket".into(),
+            state.cert_socket().into(),
+            "--http".into(),
+            args.cert_http.to_string().into(),
+        ];
+        if args.mtls_listen.is_some() && args.mtls_cert.is_none() {
+            arguments.extend(["--serve".into(), MTLS_NAME.into()]);
+        }
+        let (audit, log) = (state.cert_service_audit(), state.cert_service_log());
+        Ok(Self {
+            process: Self::spawn(&program, &arguments, &audit, &log)?,
+            program,
+            arguments,
+            ready_url: format!("http://{}/readyz", args.cert_http),
+            audit,
+            log,
+            restart: None,
+            backoff: Self::FIRST_BACKOFF,
+            started: Instant::now(),
+        })
+    }
+
+    fn spawn(program: &Path, arguments: &[OsString], audit: &Path, log: &Path) -> Result<Process, RunError> {
+        let failed = |error| RunError::Start { name: "cert-service", error };
+        let audit = state::append(audit).map_err(failed)?;
+        let log = state::append(log).map_err(failed)?;
+        Process::start("cert-service", program, arguments, audit.into(), log.into()).map_err(failed)
+    }
+
+    fn wait_ready(&mut self, signals: &mut Signals) -> Result<(), RunError> {
+        let url = self.ready_url.clone();
+        wait(&mut self.process, signals, &self.log, || envoy::answers(&url))
+    }
+
+    /// Starts it again if it ended: granted hosts go on meanwhile, new ones are refused.
+    fn keep_running(&mut self) {
+        match (self.process.ended(), self.restart) {
+            (None, _) => {}
+            (Some(status), None) => {
+                if self.started.elapsed() > Self::LAST_BACKOFF {
+                    self.backoff = Self::FIRST_BACKOFF;
+                }
+                eprintln!(
+                    "outgate: cert-service ended ({status}); starting it again in {} s; until then new hosts are not inspected{}",
+                    self.backoff.as_secs(),
+                    state::tail(&self.log),
+                );
+                self.restart = Some(Instant::now() + self.backoff);
+                self.backoff = (self.backoff * 2).min(Self::LAST_BACKOFF);
+            }
+            (Some(_), Some(at)) if Instant::now() >= at => {
+                self.restart = None;
+                self.started = Instant::now();
+                match Self::spawn(&self.program, &self.arguments, &self.audit, &self.log) {
+                    Ok(process) => {
+                        self.process = process;
+                        eprintln!("outgate: cert-service started again");
+                    }
+                    Err(error) => eprintln!("outgate: {error}"),
+                }
+            }
+            (Some(_), Some(_)) => {}
+        }
+    }
+}
+
+/// Waits until `ready`, and says why if that does not come.
+fn wait(
+    process: &mut Process,
+    signals: &mut Signals,
+    log: &Path,
+    ready: impl Fn() -> bool,
+) -> Result<(), RunError> {
+    let deadline = Instant::now() + START;
+    while !ready() {
+        let name = process.name();
+        if let Some(status) = process.ended() {
+            return Err(RunError::Ended { name, status, hint: state::tail(log) });
+        }
+        if let Some(signal) = signals.pending().next() {
+            return Err(RunError::Ended {
+                name,
+                status: format!("stopped by signal {signal}"),
+                hint: String::new(),
+            });
+        }
+        if Instant::now() > deadline {
+            return Err(RunError::Late { name, hint: state::tail(log) });
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn upstream_tls(engine: &Engine, state: &State, upstream_cas: &[PathBuf]) -> Result<UpstreamTls, RunError> {
+    let policy = engine.document().tls_inspection.as_ref();
+    let roots = roots::pem(engine, upstream_cas)?;
+    Ok(UpstreamTls::new(policy, state.write_roots(&roots)?)?)
+}
+
+fn mtls(args: &RunArgs) -> Option<Mtls> {
+    let (listen, ca) = args.mtls_listen.zip(args.mtls_ca.as_ref())?;
+    let certificate = match (&args.mtls_cert, &args.mtls_key) {
+        (Some(chain), Some(key)) => MtlsCertificate::Files { chain: absolute(chain), key: absolute(key) },
+        _ => MtlsCertificate::Minted(MTLS_NAME.to_owned()),
+    };
+    Some(Mtls {
+        listen,
+        ca: absolute(ca),
+        crl: args.mtls_crl.as_deref().map(absolute),
+        certificate,
+        upstream: args.mtls_upstream.clone(),
+    })
+}
+
+fn absolute(path: impl AsRef<Path>) -> PathBuf {
+    std::path::absolute(path.as_ref()).unwrap_or_else(|_| path.as_ref().to_owned())
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "give a share from 0 to 1, such as 0.01".to_owned())
+}
+
+fn parse_upstream(text: &str) -> Result<Upstream, String> {
+    let destination = outgate_policy::Destination::parse(text).map_err(|error| error.to_string())?;
+    Ok(Upstream { host: destination.host.as_str().to_owned(), port: destination.port })
+}

@@ -1,0 +1,168 @@
+//! Starts Envoy and talks to its admin interface.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::child::Process;
+use super::log::DecisionLog;
+use super::state::{self, State};
+
+/// How long all filters may take to have a new policy.
+const RELOAD: Duration = Duration::from_secs(30);
+
+/// What Envoy did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvoyError {
+    /// It does not start at all.
+    #[error("cannot start Envoy: {0}")]
+    Start(#[source] std::io::Error),
+    /// It refuses the configuration.
+    #[error("Envoy refuses the configuration `{configuration}`:\n{message}")]
+    Refused {
+        /// The file.
+        configuration: String,
+        /// What Envoy says.
+        message: String,
+    },
+    /// The admin interface does not answer.
+    #[error("Envoy's admin interface does not answer on {0}; is the machine overloaded?")]
+    Admin(SocketAddr),
+    /// A filter refused the new policy.
+    #[error("a filter refused the new policy; all keep the old one ({0} refusals; see Envoy's log)")]
+    PolicyRefused(u64),
+    /// Not all filters have the new policy in time.
+    #[error("{have} of {want} filters took the new policy within {} s; all get the old one again", RELOAD.as_secs())]
+    PolicyLate {
+        /// How many did.
+        have: u64,
+        /// How many should.
+        want: u64,
+    },
+}
+
+/// Has Envoy read the configuration without serving it.
+pub fn validate(envoy: &Path, state: &State) -> Result<(), EnvoyError> {
+    let output = Command::new(envoy)
+        .args(["--mode", "validate", "-l", "error", "-c"])
+        .arg(state.bootstrap())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(EnvoyError::Start)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(EnvoyError::Refused {
+        configuration: state.bootstrap().display().to_string(),
+        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+/// Starts Envoy; its lines go to the log and to its own file.
+pub fn start(
+    envoy: &Path,
+    state: &State,
+    concurrency: Option<u32>,
+    log: &DecisionLog,
+) -> Result<Process, EnvoyError> {
+    let mut arguments: Vec<OsString> = vec!["-c".into(), state.bootstrap().into()];
+    for argument in [
+        "--disable-hot-restart",
+        // Lines of the filter are at level info, and nothing else of interest is.
+        "--log-level",
+        "warning",
+        "--component-log-level",
+        "wasm:info",
+        "--log-format",
+        "[%Y-%m-%d %T.%e][%l][%n] %v",
+    ] {
+        arguments.push(argument.into());
+    }
+    if let Some(concurrency) = concurrency {
+        arguments.extend(["--concurrency".into(), concurrency.to_string().into()]);
+    }
+    let own_log = state::append(&state.envoy_log()).map_err(EnvoyError::Start)?;
+    let mut process = Process::start("envoy", envoy, &arguments, Stdio::null(), Stdio::piped())
+        .map_err(EnvoyError::Start)?;
+    if let Some(output) = process.child().stderr.take() {
+        log.sort(output, own_log);
+    }
+    Ok(process)
+}
+
+/// Whether a URL answers 200.
+pub fn answers(url: &str) -> bool {
+    get(url).is_some()
+}
+
+/// Envoy's admin interface.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+}
+
+/// Counters of the filters' discovery.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reloads {
+    taken: u64,
+    refused: u64,
+    filters: u64,
+}
+
+impl Admin {
+    /// The interface at `address`.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
+    /// Whether every listener serves.
+    pub fn is_ready(&self) -> bool {
+        answers(&format!("http://{}/ready", self.address))
+    }
+
+    /// How often the filters took or refused a configuration.
+    pub fn reloads(&self) -> Result<Reloads, EnvoyError> {
+        let statistics = get(&format!("http://{}/stats?filter=extension_config_discovery", self.address))
+            .ok_or(EnvoyError::Admin(self.address))?;
+        let mut reloads = Reloads::default();
+        for line in statistics.lines() {
+            let Some((name, value)) = line.rsplit_once(": ") else { continue };
+            let Ok(value) = value.trim().parse::<u64>() else { continue };
+            if name.ends_with(".config_reload") {
+                reloads.taken += value;
+                reloads.filters += 1;
+            } else if name.ends_with(".config_fail") || name.ends_with(".update_rejected") {
+                reloads.refused += value;
+            }
+        }
+        Ok(reloads)
+    }
+
+    /// Waits until every filter took the configuration that was written after `before`.
+    pub fn wait_for_reload(&self, before: Reloads) -> Result<(), EnvoyError> {
+        let deadline = Instant::now() + RELOAD;
+        loop {
+            let now = self.reloads()?;
+            if now.refused > before.refused {
+                return Err(EnvoyError::PolicyRefused(now.refused - before.refused));
+            }
+            let have = now.taken.saturating_sub(before.taken);
+            if have >= now.filters {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(EnvoyError::PolicyLate { have, want: now.filters });
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn get(url: &str) -> Option<String> {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).proxy(None).build().into();
+    agent.get(url).call().ok()?.body_mut().read_to_string().ok()
+}

@@ -1,0 +1,96 @@
+//! Sorts what Envoy prints: lines of the filter to the log, the rest to Envoy's own log file.
+//!
+//! Envoy's output is always read, so that a log that stalls never holds a worker: lines that the
+//! writer cannot take are dropped and counted.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread;
+
+/// Lines that may wait for a slow reader of the log.
+const WAITING: usize = 65_536;
+
+/// The log of decisions and handshake failures.
+#[derive(Clone, Debug)]
+pub struct DecisionLog {
+    lines: SyncSender<String>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl DecisionLog {
+    /// Appends to `file`, or to standard output.
+    pub fn open(file: Option<&Path>) -> io::Result<Self> {
+        let mut sink: Box<dyn Write + Send> = match file {
+            Some(path) => Box::new(File::options().create(true).append(true).open(path)?),
+            None => Box::new(io::stdout()),
+        };
+        let (sender, lines) = sync_channel::<String>(WAITING);
+        thread::spawn(move || {
+            for line in lines {
+                // Whoever reads the log may be gone; the proxy goes on.
+                let _reader_gone = sink.write_all(line.as_bytes()).and_then(|()| sink.flush());
+            }
+        });
+        Ok(Self { lines: sender, dropped: Arc::default() })
+    }
+
+    /// How many lines found no room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn write(&self, line: &str) {
+        match self.lines.try_send(format!("{line}\n")) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Reads Envoy's output to its end on a thread of its own.
+    pub fn sort(&self, output: impl Read + Send + 'static, mut rest: File) {
+        let log = self.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n') {
+                let Ok(line) = line else { return };
+                let line = String::from_utf8_lossy(&line);
+                match filter_line(&line) {
+                    Some(json) => log.write(json),
+                    None => {
+                        let _disk_full = writeln!(rest, "{line}");
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The JSON object of a line that the filter logged: `… wasm log <plugin>: {…}`.
+fn filter_line(line: &str) -> Option<&str> {
+    let (_, message) = line.split_once("wasm log")?;
+    let (_, object) = message.split_once(": {\"")?;
+    let start = line.len().checked_sub(object.len() + 2)?;
+    line.get(start..).filter(|json| json.ends_with('}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lines_of_the_filter_go_to_the_log() {
+        for (line, expected) in [
+            (r#"[info][wasm] wasm log explicit outgate: {"a":1}"#, Some(r#"{"a":1}"#)),
+            (r#"[info][wasm] wasm log explicit: {"a":": {\"b"}"#, Some(r#"{"a":": {\"b"}"#)),
+            ("[info][wasm] wasm log explicit: the policy is in force", None),
+            (r#"[warning][config] {"a":1}"#, None),
+        ] {
+            assert_eq!(filter_line(line), expected, "{line}");
+        }
+    }
+}
