@@ -16,6 +16,7 @@ pub mod leases;
 pub mod metrics;
 pub mod options;
 pub mod pem;
+pub mod resolver;
 pub mod server;
 pub mod service;
 pub mod xds;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::grants::PoolName;
-use crate::leaf;
+use crate::{leaf, resolver};
 use outgate_policy::HostName;
+use outgate_policy::address::Cidr;
 
 /// Mints intercept certificates for exactly the hosts that were granted, and hands them to Envoy.
 #[derive(Clone, Debug, Parser)]
@@ -41,6 +42,40 @@ pub struct Options {
     /// The most names that Envoys may hold a certificate for; each costs an Envoy about 32 KB.
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = at_least_one)]
     pub max_leases: usize,
+    /// The resolver of names, if this is given.
+    #[command(flatten)]
+    pub dns: DnsOptions,
+}
+
+/// The part of the command line that is the resolver's.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DnsOptions {
+    /// Loopback address, UDP and TCP, where Envoy asks for names; without it nothing is resolved here.
+    #[arg(long, value_name = "ADDR")]
+    pub dns_listen: Option<SocketAddr>,
+    /// A name server to ask, `IP` or `IP:PORT`; may be repeated [default: those of /etc/resolv.conf].
+    #[arg(long = "dns-upstream", value_name = "ADDR", value_parser = resolver::parse_upstream, requires = "dns_listen")]
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// The hosts file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/hosts")]
+    pub hosts: PathBuf,
+    /// A range that names may lead to although it is private; may be repeated.
+    #[arg(long = "allow-private", value_name = "CIDR", requires = "dns_listen")]
+    pub allowed: Vec<Cidr>,
+}
+
+impl DnsOptions {
+    /// How the resolver is to work, if there is to be one.
+    pub fn settings(&self) -> Option<resolver::Settings> {
+        Some(resolver::Settings {
+            listen: self.dns_listen?,
+            upstreams: self.dns_upstreams.clone(),
+            hosts: self.hosts.clone(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            allowed: self.allowed.clone(),
+            timeouts: resolver::Timeouts::default(),
+        })
+    }
 }
 
 fn host(text: &str) -> Result<HostName, String> {

@@ -17,7 +17,9 @@ pub struct Cidr {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CidrError {
     /// No `/`.
-    #[error("`{0}` has no prefix length; write `{0}/32` for one IPv4 address, `{0}/128` for one IPv6 address")]
+    #[error(
+        "`{0}` has no prefix length; write `{0}/32` for one IPv4 address, `{0}/128` for one IPv6 address"
+    )]
     NoPrefix(Excerpt),
     /// No address before it.
     #[error("`{0}` does not begin with an IP address; write a range such as `10.0.0.0/8`")]
@@ -30,10 +32,12 @@ pub enum CidrError {
 impl Cidr {
     /// Reads a range. Bits beyond the prefix do not count.
     pub fn parse(text: &str) -> Result<Self, CidrError> {
-        let (address, length) = text.split_once('/').ok_or_else(|| CidrError::NoPrefix(Excerpt::new(text)))?;
+        let (address, length) =
+            text.split_once('/').ok_or_else(|| CidrError::NoPrefix(Excerpt::new(text)))?;
         let address = IpAddr::from_str(address).map_err(|_| CidrError::Address(Excerpt::new(text)))?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        let digits = length.bytes().all(|byte| byte.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
+        let digits =
+            length.bytes().all(|byte| byte.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
         let prefix = length
             .parse()
             .ok()
@@ -96,11 +100,7 @@ const REFUSED: [([u8; 4], u8); 11] = [
     ([240, 0, 0, 0], 4),
 ];
 
-const REFUSED_V6: [(u16, u8); 3] = [
-    (0xfc00, 7),
-    (0xfe80, 10),
-    (0xff00, 8),
-];
+const REFUSED_V6: [(u16, u8); 3] = [(0xfc00, 7), (0xfe80, 10), (0xff00, 8)];
 
 /// Whether the proxy must not connect to an address; `allowed` is `outgate.destinations.allowPrivate`.
 pub fn is_refused(ip: IpAddr, allowed: &[Cidr]) -> bool {
@@ -110,14 +110,18 @@ pub fn is_refused(ip: IpAddr, allowed: &[Cidr]) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_refused_v4(ip),
         IpAddr::V6(ip) => match embedded(ip) {
-            Some(inner) => !allowed.iter().any(|range| range.contains(IpAddr::V4(inner))) && is_refused_v4(inner),
+            Some(inner) => {
+                !allowed.iter().any(|range| range.contains(IpAddr::V4(inner))) && is_refused_v4(inner)
+            }
             None => is_refused_v6(ip),
         },
     }
 }
 
 fn is_refused_v4(ip: Ipv4Addr) -> bool {
-    REFUSED.iter().any(|(network, prefix)| Cidr::new(IpAddr::from(*network), *prefix).contains(IpAddr::V4(ip)))
+    REFUSED
+        .iter()
+        .any(|(network, prefix)| Cidr::new(IpAddr::from(*network), *prefix).contains(IpAddr::V4(ip)))
 }
 
 fn is_refused_v6(ip: Ipv6Addr) -> bool {
@@ -183,17 +187,46 @@ mod tests {
     #[test]
     fn private_destinations_are_refused_in_every_disguise() {
         for ip in [
-            "0.0.0.0", "10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.31.0.1", "192.0.0.1", "192.168.1.1",
-            "198.19.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fd00::1", "fe80::1", "ff02::1", "::ffff:127.0.0.1",
-            "64:ff9b::10.0.0.1", "2002:7f00:1::1",
+            "0.0.0.0",
+            "10.0.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.31.0.1",
+            "192.0.0.1",
+            "192.168.1.1",
+            "198.19.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "2002:7f00:1::1",
         ] {
             assert!(is_refused(ip.parse().unwrap(), &[]), "{ip}");
         }
-        for ip in ["192.0.2.1", "8.8.8.8", "100.128.0.1", "172.32.0.1", "2001:db8::1", "64:ff9b::8.8.8.8", "2002:808:808::1"] {
+        for ip in [
+            "192.0.2.1",
+            "8.8.8.8",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2001:db8::1",
+            "64:ff9b::8.8.8.8",
+            "2002:808:808::1",
+        ] {
             assert!(!is_refused(ip.parse().unwrap(), &[]), "{ip}");
         }
         let allowed = [Cidr::parse("10.9.0.0/16").unwrap()];
-        for (ip, refused) in [("10.9.0.1", false), ("::ffff:10.9.0.1", false), ("64:ff9b::10.9.0.1", false), ("10.8.0.1", true)] {
+        for (ip, refused) in [
+            ("10.9.0.1", false),
+            ("::ffff:10.9.0.1", false),
+            ("64:ff9b::10.9.0.1", false),
+            ("10.8.0.1", true),
+        ] {
             assert_eq!(is_refused(ip.parse().unwrap(), &allowed), refused, "{ip}");
         }
     }

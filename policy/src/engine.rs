@@ -113,7 +113,12 @@ impl Engine {
     }
 
     /// Decides a request.
-    pub fn request(&self, session: &Session<'_>, request: &Request<'_>, stage: RequestStage) -> RequestDecision {
+    pub fn request(
+        &self,
+        session: &Session<'_>,
+        request: &Request<'_>,
+        stage: RequestStage,
+    ) -> RequestDecision {
         let mut walk = Walk::new(self, ());
         let mut verdict = walk.request(session, request, request.path.path(), stage);
         let mut reading = Reading::Sent;

@@ -1,17 +1,18 @@
 //! `outgate explain`: the engine as a person can ask it, without a proxy. Questions and answers are JSON whose
 //! members stay as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::engine::{Engine, Rule, RuleId};
 use crate::document::HostMismatch;
+use crate::engine::{Engine, Rule, RuleId};
 use crate::expression::Sniffing;
 use crate::headers::Headers;
-use crate::host::{Authority, Destination, HostError};
+use crate::host::{Authority, Destination};
 use crate::path::RequestPath;
 use crate::reason::Reason;
 use crate::session::{Client, Connection, Request, RequestStage, Session};
@@ -143,7 +144,7 @@ pub struct Decided {
 }
 
 /// What was found out about one rule.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
 pub struct Step {
     /// The rule.
     pub rule: String,
@@ -158,13 +159,18 @@ pub struct Step {
 impl Question {
     /// Reads a question from JSON, whose keys must all be known.
     pub fn from_value(value: serde_json::Value) -> Result<Self, QuestionError> {
-        let question: Self = serde_path_to_error::deserialize(value).map_err(|error| QuestionError::Form {
-            place: match error.path().to_string().as_str() {
-                "." => "question".to_owned(),
-                place => place.to_owned(),
-            },
-            message: error.into_inner().to_string(),
-        })?;
+        if !value.is_object() {
+            let message = "expected an object".to_owned();
+            return Err(QuestionError::Form { place: "question".to_owned(), message });
+        }
+        let question: Self =
+            serde_path_to_error::deserialize(value).map_err(|error| QuestionError::Form {
+                place: match error.path().to_string().as_str() {
+                    "." => "question".to_owned(),
+                    place => place.to_owned(),
+                },
+                message: error.into_inner().to_string(),
+            })?;
         match (question.flow, &question.connect) {
             (Flow::Direct, Some(_)) => Err(QuestionError::UnexpectedConnect),
             (Flow::Direct, None) => match &question.request {
@@ -189,6 +195,8 @@ struct Explanation<'e> {
     identity: Identity,
     now: OffsetDateTime,
     trace: Vec<Step>,
+    /// What `trace` has.
+    told: HashSet<Step>,
 }
 
 impl<'e> Explanation<'e> {
@@ -198,10 +206,18 @@ impl<'e> Explanation<'e> {
             // Headers of requests inside a tunnel say nothing about who opened it.
             Headers::new(request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
         });
-        let client = Client { ip: source.ip, port: source.port, certificate: None, headers: headers.as_ref() };
+        let client =
+            Client { ip: source.ip, port: source.port, certificate: None, headers: headers.as_ref() };
         let given = Identity::new(source.tags.clone(), source.service_account.iter().cloned().collect());
         let identity = engine.identify(&client).and(given);
-        Self { engine, question, identity, now: OffsetDateTime::now_utc(), trace: Vec::new() }
+        Self {
+            engine,
+            question,
+            identity,
+            now: OffsetDateTime::now_utc(),
+            trace: Vec::new(),
+            told: HashSet::new(),
+        }
     }
 
     fn answer(mut self) -> Answer {
@@ -209,40 +225,43 @@ impl<'e> Explanation<'e> {
             Flow::Direct => (per_request(), Some(self.direct())),
             _ => self.tunnel(),
         };
-        self.add_disabled();
         let decrypted = session.verdict == "inspect";
         Answer { session, request, decrypted, trace: self.trace }
     }
 
     fn direct(&mut self) -> Decided {
-        let Some(request) = self.question.request.as_ref() else { return denied(Reason::BadAuthority) };
         let stage = RequestStage::Clear;
+        let Some(request) = self.question.request.as_ref() else {
+            return self.refused(Reason::BadAuthority, &QuestionError::NoRequest);
+        };
         if !scheme_agrees(request, stage) {
-            return denied(Reason::SchemeMismatch);
+            return self.scheme_mismatch(stage);
         }
         match Authority::parse(request.authority.as_deref().unwrap_or_default()) {
             Ok(authority) => {
                 let destination = authority.with_port(stage.scheme().default_port());
                 self.request(&destination, &destination, request, stage)
             }
-            Err(error) => self.bad_authority(&error),
+            Err(error) => self.refused(Reason::BadAuthority, &error),
         }
     }
 
     fn tunnel(&mut self) -> (Decided, Option<Decided>) {
         let destination = match Destination::parse(self.question.connect.as_deref().unwrap_or_default()) {
             Ok(destination) => destination,
-            Err(error) => return (self.bad_authority(&error), None),
+            Err(error) => return (self.refused(Reason::BadAuthority, &error), None),
         };
         let identity = self.identity.clone();
         let session = self.session(&identity, &destination, None);
         let connect = Walk::new(self.engine, ()).connect(&session);
         let sniffed_tls = matches!(connect, ConnectVerdict::Sniff { .. }) && self.question.flow == Flow::Tls;
         if !sniffed_tls {
-            self.walk(|walk| drop(walk.connect(&session)));
+            self.walk(|walk| walk.connect(&session));
         }
         match (connect, self.question.flow) {
-            (ConnectVerdict::Tunnel(rule), _) => (self.decided("tunnel", Some(rule), Reason::RuleAllowed), None),
+            (ConnectVerdict::Tunnel(rule), _) => {
+                (self.decided("tunnel", Some(rule), Reason::RuleAllowed), None)
+            }
             (ConnectVerdict::Deny(rule), _) => (self.decided("deny", rule, denial(rule)), None),
             (ConnectVerdict::Sniff { .. }, Flow::Tls) => self.tls(&destination),
             (ConnectVerdict::Sniff { opened_by, .. }, Flow::Opaque) => {
@@ -260,7 +279,8 @@ impl<'e> Explanation<'e> {
         let identity = self.identity.clone();
         let session = self.session(&identity, destination, Some(&connection));
         let verdict = self.walk(|walk| walk.tls(&session, Sniffing::Done)).unwrap_or(TlsVerdict::Deny(None));
-        let differs = |reason: Reason| (Decided { verdict: "fail", rule: None, reason: reason.as_str() }, None);
+        let differs =
+            |reason: Reason| (Decided { verdict: "fail", rule: None, reason: reason.as_str() }, None);
         match (verdict, agree::server_name(destination, sni)) {
             (TlsVerdict::Deny(rule), _) => (self.decided("deny", rule, denial(rule)), None),
             (_, agree::ServerName::Differs) => differs(Reason::HostMismatch),
@@ -277,50 +297,66 @@ impl<'e> Explanation<'e> {
     fn inner(&mut self, destination: &Destination, stage: RequestStage) -> Option<Decided> {
         let request = self.question.request.as_ref()?;
         if !scheme_agrees(request, stage) {
-            return Some(denied(Reason::SchemeMismatch));
+            return Some(self.scheme_mismatch(stage));
         }
         let authority = match &request.authority {
             None => Authority { host: destination.host.clone(), port: Some(destination.port) },
             Some(text) => match Authority::parse(text) {
                 Ok(authority) => authority,
-                Err(error) => return Some(self.bad_authority(&error)),
+                Err(error) => return Some(self.refused(Reason::BadAuthority, &error)),
             },
         };
         let refuse = self.engine.document().outgate.host_mismatch == HostMismatch::Refuse;
+        let asked = authority.clone().with_port(stage.scheme().default_port());
         if refuse && !agree::authority(destination, &authority, stage) {
-            return Some(denied(Reason::HostMismatch));
+            let why = format!("the tunnel leads to `{destination}`, but the request is for `{asked}`");
+            return Some(self.refused(Reason::HostMismatch, &why));
         }
-        let asked = authority.with_port(stage.scheme().default_port());
         Some(self.request(destination, &asked, request, stage))
     }
 
     /// `asked` differs from `destination` only where the policy lets it.
-    fn request(&mut self, destination: &Destination, asked: &Destination, request: &RequestQuestion, stage: RequestStage) -> Decided {
+    fn request(
+        &mut self,
+        destination: &Destination,
+        asked: &Destination,
+        request: &RequestQuestion,
+        stage: RequestStage,
+    ) -> Decided {
         let path = match RequestPath::parse(&request.path) {
-            Ok(path) if path.is_asterisk() && request.method != "OPTIONS" => return denied(Reason::BadPath),
+            Ok(path) if path.is_asterisk() && request.method != "OPTIONS" => {
+                return self.refused(Reason::BadPath, &"only OPTIONS has the target `*`");
+            }
             Ok(path) => path,
-            Err(error) => return denied(error.reason()),
+            Err(error) => return self.refused(error.reason(), &error),
         };
         let pairs = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let headers = Headers::of_request(&asked.host, pairs);
-        let asked = Request { method: &request.method, scheme: stage.scheme(), path: &path, headers: &headers };
+        let asked =
+            Request { method: &request.method, scheme: stage.scheme(), path: &path, headers: &headers };
         let identity = self.identity.clone();
         let sni = self.question.sni.as_deref();
         let connection = Connection { sni, ..Connection::default() };
-        let session = self.session(&identity, destination, (stage == RequestStage::Inspected).then_some(&connection));
+        let session =
+            self.session(&identity, destination, (stage == RequestStage::Inspected).then_some(&connection));
         let decision = self.engine.request(&session, &asked, stage);
         let reading = match (decision.reading, path.folded()) {
             (Reading::Folded, Some(folded)) => folded,
             _ => path.path(),
         };
-        self.walk(|walk| drop(walk.request(&session, &asked, reading, stage)));
+        self.walk(|walk| walk.request(&session, &asked, reading, stage));
         match decision.verdict {
             RequestVerdict::Allow(rule) => self.decided("allow", Some(rule), Reason::RuleAllowed),
             RequestVerdict::Deny(rule) => self.decided("deny", rule, denial(rule)),
         }
     }
 
-    fn session<'s>(&self, identity: &'s Identity, destination: &'s Destination, connection: Option<&'s Connection<'s>>) -> Session<'s> {
+    fn session<'s>(
+        &self,
+        identity: &'s Identity,
+        destination: &'s Destination,
+        connection: Option<&'s Connection<'s>>,
+    ) -> Session<'s> {
         Session {
             client_ip: self.question.source.ip,
             client_port: self.question.source.port,
@@ -337,8 +373,23 @@ impl<'e> Explanation<'e> {
         Decided { verdict, rule, reason: reason.as_str() }
     }
 
-    fn bad_authority(&self, _error: &HostError) -> Decided {
-        denied(Reason::BadAuthority)
+    /// Refused before any rule is asked.
+    fn refused(&mut self, reason: Reason, why: &dyn fmt::Display) -> Decided {
+        let stage = if self.trace.is_empty() { "session" } else { "application" };
+        for listed in self.roster() {
+            self.add(match listed {
+                Listed::Enabled(rule) => {
+                    step(rule, stage, "not-reached", format!("refused before any rule: {why}"))
+                }
+                Listed::Disabled(name) => disabled(name),
+            });
+        }
+        Decided { verdict: "deny", rule: None, reason: reason.as_str() }
+    }
+
+    fn scheme_mismatch(&mut self, stage: RequestStage) -> Decided {
+        let scheme = stage.scheme().as_str();
+        self.refused(Reason::SchemeMismatch, &format!("the scheme is `{scheme}`, whatever the request says"))
     }
 
     /// Watches a walk, and adds what it saw to the trace.
@@ -346,9 +397,17 @@ impl<'e> Explanation<'e> {
         let mut watched = Walk::new(self.engine, Watcher::default());
         let result = walk(&mut watched);
         let (_, watcher) = watched.finish();
-        for rule in self.engine.rules() {
-            let mut seen = watcher.steps.iter().filter(|step| step.rule == rule.name).peekable();
-            if seen.peek().is_none() {
+        // Walks follow the order of the rules.
+        let mut steps = watcher.steps.into_iter().peekable();
+        for listed in self.roster() {
+            let rule = match listed {
+                Listed::Enabled(rule) => rule,
+                Listed::Disabled(name) => {
+                    self.add(disabled(name));
+                    continue;
+                }
+            };
+            if steps.peek().is_none_or(|step| step.rule != rule.name) {
                 let (outcome, detail) = if rule.shadow {
                     ("skipped", "a shadow rule decides nothing")
                 } else {
@@ -356,44 +415,36 @@ impl<'e> Explanation<'e> {
                 };
                 self.add(step(rule, "session", outcome, detail.to_owned()));
             }
-            for step in seen {
-                self.add(step.clone());
+            while let Some(step) = steps.next_if(|step| step.rule == rule.name) {
+                self.add(step);
             }
         }
         result
     }
 
+    /// All rules, disabled ones too, by priority.
+    fn roster(&self) -> Vec<Listed<'e>> {
+        let engine = self.engine;
+        let disabled = engine.document().rules.iter().filter(|rule| !rule.enabled);
+        let mut roster: Vec<_> = disabled.map(|rule| (rule.priority, Listed::Disabled(&rule.name))).collect();
+        roster.extend(engine.rules().iter().map(|rule| (rule.priority, Listed::Enabled(rule))));
+        roster.sort_by_key(|(priority, _)| *priority);
+        roster.into_iter().map(|(_, listed)| listed).collect()
+    }
+
     /// What two walks found out alike is told once.
     fn add(&mut self, step: Step) {
-        if !self.trace.contains(&step) {
+        if self.told.insert(step.clone()) {
             self.trace.push(step);
         }
     }
+}
 
-    /// Disabled rules, in their place by priority in the first walk.
-    fn add_disabled(&mut self) {
-        let priority = |name: &str| self.engine.rules().iter().find(|rule| rule.name == name).map(|rule| rule.priority);
-        let mut disabled: Vec<_> = self.engine.document().rules.iter().filter(|rule| !rule.enabled).collect();
-        disabled.sort_by_key(|rule| rule.priority);
-        for rule in disabled {
-            let mut highest = i32::MIN;
-            let place = self.trace.iter().position(|step| {
-                // A second walk begins where priorities fall.
-                let other = priority(&step.rule).unwrap_or(highest);
-                let past = other > rule.priority || other < highest;
-                highest = other;
-                past
-            });
-            let step = Step {
-                rule: rule.name.clone(),
-                stage: "session",
-                outcome: "disabled",
-                detail: "disabled rules do not exist".to_owned(),
-            };
-            let place = place.unwrap_or(self.trace.len());
-            self.trace.insert(place, step);
-        }
-    }
+/// A rule of the policy.
+#[derive(Clone, Copy)]
+enum Listed<'e> {
+    Enabled(&'e Rule),
+    Disabled(&'e str),
 }
 
 /// Collects what a walk finds out.
@@ -422,12 +473,17 @@ fn step(rule: &Rule, stage: &'static str, outcome: &'static str, detail: String)
     Step { rule: rule.name.clone(), stage, outcome, detail }
 }
 
-fn per_request() -> Decided {
-    Decided { verdict: "http", rule: None, reason: Reason::PerRequest.as_str() }
+fn disabled(name: &str) -> Step {
+    Step {
+        rule: name.to_owned(),
+        stage: "session",
+        outcome: "disabled",
+        detail: "disabled rules do not exist".to_owned(),
+    }
 }
 
-fn denied(reason: Reason) -> Decided {
-    Decided { verdict: "deny", rule: None, reason: reason.as_str() }
+fn per_request() -> Decided {
+    Decided { verdict: "http", rule: None, reason: Reason::PerRequest.as_str() }
 }
 
 fn denial(rule: Option<RuleId>) -> Reason {

@@ -45,7 +45,10 @@ impl Headers {
 
     /// The headers of a request as rules see them: without those of one hop, those that `connection` names and
     /// those that only proxies may say; `host` is the normal form of the authority, without port.
-    pub fn of_request<'a>(host: &'a HostName, pairs: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Self {
+    pub fn of_request<'a>(
+        host: &'a HostName,
+        pairs: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+    ) -> Self {
         let named: Vec<String> = pairs
             .clone()
             .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))

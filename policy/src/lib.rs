@@ -22,6 +22,8 @@ mod reason;
 mod session;
 mod source;
 mod suggestion;
+#[cfg(test)]
+mod tests;
 mod url_list;
 mod verdict;
 mod walk;

@@ -27,7 +27,9 @@ pub struct RequestPath {
 #[non_exhaustive]
 pub enum PathError {
     /// Some origin would leave the folder.
-    #[error("`{0}` hides a `.` or `..` segment behind escapes, backslashes or `;`, so origins read it in different ways; send the path that is meant")]
+    #[error(
+        "`{0}` hides a `.` or `..` segment behind escapes, backslashes or `;`, so origins read it in different ways; send the path that is meant"
+    )]
     Ambiguous(Excerpt),
     /// No leading slash.
     #[error("the path `{0}` does not begin with `/`")]
@@ -41,7 +43,9 @@ pub enum PathError {
         character: char,
     },
     /// `%` without two hexadecimal digits.
-    #[error("the path `{0}` has a `%` that two hexadecimal digits do not follow; write `%25` for the sign itself")]
+    #[error(
+        "the path `{0}` has a `%` that two hexadecimal digits do not follow; write `%25` for the sign itself"
+    )]
     BrokenEscape(Excerpt),
 }
 
@@ -284,7 +288,24 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused() {
-        for text in ["", "a", "?", "http://a/", "/a#b", "/a?b#c", "/a b", "/a\tb", "/a\0", "/é", "/a?é", "/\u{7f}", "/%", "/%2", "/%zz", "/a%2?b"] {
+        for text in [
+            "",
+            "a",
+            "?",
+            "http://a/",
+            "/a#b",
+            "/a?b#c",
+            "/a b",
+            "/a\tb",
+            "/a\0",
+            "/é",
+            "/a?é",
+            "/\u{7f}",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/a%2?b",
+        ] {
             let error = RequestPath::parse(text).unwrap_err();
             assert_eq!(error.reason(), Reason::BadPath, "{text:?}");
         }

@@ -84,7 +84,11 @@ impl Reason {
         match self {
             Self::PerRequest | Self::RuleAllowed => 200,
             Self::AmbiguousPath | Self::BadAuthority | Self::BadPath | Self::SchemeMismatch => 400,
-            Self::DefaultDenied | Self::DestinationRefused | Self::NoSni | Self::NotHttp | Self::RuleDenied => 403,
+            Self::DefaultDenied
+            | Self::DestinationRefused
+            | Self::NoSni
+            | Self::NotHttp
+            | Self::RuleDenied => 403,
             Self::HostMismatch => 421,
             Self::UpstreamTls | Self::UpstreamUnreachable => 502,
             Self::NoGrant => 503,

@@ -139,7 +139,8 @@ impl DomainPattern {
         if domain.contains('*') {
             return Err(UrlListError::Star(Excerpt::new(text)));
         }
-        let host = HostName::parse(domain).map_err(|error| UrlListError::Domain { text: Excerpt::new(text), error })?;
+        let host = HostName::parse(domain)
+            .map_err(|error| UrlListError::Domain { text: Excerpt::new(text), error })?;
         if scope != Scope::Itself && host.ip().is_some() {
             return Err(UrlListError::StarAddress(Excerpt::new(text)));
         }
@@ -169,8 +170,8 @@ impl PathPattern {
         if text.contains('*') {
             return Err(UrlListError::Star(Excerpt::new(entry)));
         }
-        let path =
-            RequestPath::parse(text).map_err(|error| UrlListError::Path { text: Excerpt::new(entry), error })?;
+        let path = RequestPath::parse(text)
+            .map_err(|error| UrlListError::Path { text: Excerpt::new(entry), error })?;
         Ok(if prefix { Self::Prefix(path.path().into()) } else { Self::Exactly(path.path().into()) })
     }
 
@@ -225,8 +226,13 @@ mod tests {
             (
                 "*example.com",
                 &[
-                    "example.com/", "server.example.com/", "sample.server.example.com/", "example.com/path",
-                    "example.com/path?q=query", "example.com/path/subpath", "sample.server.example.com/path/",
+                    "example.com/",
+                    "server.example.com/",
+                    "sample.server.example.com/",
+                    "example.com/path",
+                    "example.com/path?q=query",
+                    "example.com/path/subpath",
+                    "sample.server.example.com/path/",
                 ],
                 &[],
             ),
@@ -264,14 +270,22 @@ mod tests {
                 "*example.com/path/",
                 &["sample.server.example.com/path/"],
                 &[
-                    "example.com/", "sample.example.com/", "sample.server.example.com/", "example.com/path",
+                    "example.com/",
+                    "sample.example.com/",
+                    "sample.server.example.com/",
+                    "example.com/path",
                     "example.com/path/subpath",
                 ],
             ),
             (
                 "example.com/",
                 &["example.com/"],
-                &["server.example.com/", "sample.server.example.com/", "example.com/path", "server.example.com/path"],
+                &[
+                    "server.example.com/",
+                    "sample.server.example.com/",
+                    "example.com/path",
+                    "server.example.com/path",
+                ],
             ),
         ];
         for (pattern, matching, others) in table {

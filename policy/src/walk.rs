@@ -76,10 +76,13 @@ impl<'e, O: Observer> Walk<'e, O> {
                 Match::Unknown => true,
                 Match::Yes => rule.kind != RuleKind::Session,
             };
-            let verify = self.engine.document().outgate.tunnel_sni == TunnelSni::Verify && sniffing == Sniffing::NotYet;
+            let verify = self.engine.document().outgate.tunnel_sni == TunnelSni::Verify
+                && sniffing == Sniffing::NotYet;
             return match rule.action {
                 _ if opens => ConnectVerdict::Sniff { opened_by: id, tls: None },
-                Action::Allow if verify => ConnectVerdict::Sniff { opened_by: id, tls: Some(TlsVerdict::Tunnel(id)) },
+                Action::Allow if verify => {
+                    ConnectVerdict::Sniff { opened_by: id, tls: Some(TlsVerdict::Tunnel(id)) }
+                }
                 Action::Allow => ConnectVerdict::Tunnel(id),
                 Action::Deny => ConnectVerdict::Deny(Some(id)),
             };
@@ -113,7 +116,13 @@ impl<'e, O: Observer> Walk<'e, O> {
 
     /// A request whose path is read in this way. The first rule that matches by all its matchers decides, among
     /// those that count at this stage.
-    pub fn request(&mut self, session: &Session<'_>, request: &Request<'_>, path: &str, stage: RequestStage) -> RequestVerdict {
+    pub fn request(
+        &mut self,
+        session: &Session<'_>,
+        request: &Request<'_>,
+        path: &str,
+        stage: RequestStage,
+    ) -> RequestVerdict {
         let facts = Facts::of_request(session, request, path);
         for (id, rule) in self.engine.enforced() {
             if let (RequestStage::Inspected, Some(reason)) = (stage, self.not_after_inspection(rule)) {
@@ -153,7 +162,14 @@ impl<'e, O: Observer> Walk<'e, O> {
         self.matcher(id, rule, Stage::Session, &rule.session, facts)
     }
 
-    fn matcher(&mut self, id: RuleId, rule: &Rule, stage: Stage, expression: &Expression, facts: &Facts<'_>) -> Match {
+    fn matcher(
+        &mut self,
+        id: RuleId,
+        rule: &Rule,
+        stage: Stage,
+        expression: &Expression,
+        facts: &Facts<'_>,
+    ) -> Match {
         let held = expression.holds(facts);
         let (found, outcome) = match held {
             Ok(true) => (Match::Yes, Outcome::Matched),

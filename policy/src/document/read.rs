@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::reader::{Item, Object, Reader, quoted};
+use super::reader::{Item, Object, Reader, quoted, short_name};
 use super::{
-    Action, AfterInspection, AmbiguousPaths, Document, ErrorsInDeny, HostMismatch, OpenTunnels, Outgate, RuleDocument,
-    TlsFeatureProfile, TlsInspectionPolicy, TlsVersion, TrustConfig, TunnelSni, UrlListDocument,
+    Action, AfterInspection, AmbiguousPaths, Document, ErrorsInDeny, HostMismatch, OpenTunnels, Outgate,
+    RuleDocument, TlsFeatureProfile, TlsInspectionPolicy, TlsVersion, TrustConfig, TunnelSni,
+    UrlListDocument,
 };
 use crate::address::Cidr;
 use crate::error::PolicyError;
@@ -27,14 +28,24 @@ pub fn read(value: &Value) -> (Option<Document>, Vec<PolicyError>) {
 
 fn policy(reader: &mut Reader, item: &Item<'_>) -> Option<Document> {
     const KEYS: [&str; 10] = [
-        "name", "description", "tlsInspectionPolicy", "rules", "urlLists", "tlsInspectionPolicies", "outgate",
-        OUTPUT_ONLY[0], OUTPUT_ONLY[1], OUTPUT_ONLY[2],
+        "name",
+        "description",
+        "tlsInspectionPolicy",
+        "rules",
+        "urlLists",
+        "tlsInspectionPolicies",
+        "outgate",
+        OUTPUT_ONLY[0],
+        OUTPUT_ONLY[1],
+        OUTPUT_ONLY[2],
     ];
     let object = reader.object(item, &KEYS)?;
     reader.optional_text(&object, "description");
-    let name = object.get("name").and_then(|item| reader.reference(&item)).unwrap_or_else(|| "policy".to_owned());
+    let name =
+        object.get("name").and_then(|item| reader.reference(&item)).unwrap_or_else(|| "policy".to_owned());
     let rules: Vec<_> = reader.list(&object, "rules").iter().filter_map(|item| rule(reader, item)).collect();
-    let url_lists: Vec<_> = reader.list(&object, "urlLists").iter().filter_map(|item| url_list(reader, item)).collect();
+    let url_lists: Vec<_> =
+        reader.list(&object, "urlLists").iter().filter_map(|item| url_list(reader, item)).collect();
     let outgate = object.get("outgate").map_or_else(Outgate::default, |item| outgate(reader, &item));
     let tls_policies: Vec<_> = reader
         .list(&object, "tlsInspectionPolicies")
@@ -57,23 +68,31 @@ fn policy(reader: &mut Reader, item: &Item<'_>) -> Option<Document> {
     Some(Document { name, rules, url_lists, tls_inspection, outgate })
 }
 
-fn referred(reader: &mut Reader, object: &Object<'_>, policies: Vec<TlsInspectionPolicy>) -> Option<TlsInspectionPolicy> {
+fn referred(
+    reader: &mut Reader,
+    object: &Object<'_>,
+    policies: Vec<TlsInspectionPolicy>,
+) -> Option<TlsInspectionPolicy> {
     let item = object.get("tlsInspectionPolicy")?;
     let name = reader.reference(&item)?;
-    let known: Vec<_> = policies.iter().map(|policy| policy.name.clone()).collect();
-    let found = policies.into_iter().find(|policy| policy.name == name);
-    if found.is_none() {
-        reader.error(item.place, unresolved(&name, "tlsInspectionPolicies", known.iter().map(String::as_str)));
+    // A policy that is there but wrong has its own errors.
+    let listed = object.get("tlsInspectionPolicies").and_then(|list| list.value.as_array());
+    let names: Vec<_> = listed
+        .into_iter()
+        .flatten()
+        .filter_map(|policy| policy.get("name").and_then(Value::as_str).map(short_name))
+        .collect();
+    if !names.contains(&name.as_str()) {
+        reader.error(item.place, unresolved(&name, "tlsInspectionPolicies", &names));
     }
-    found
+    policies.into_iter().find(|policy| policy.name == name)
 }
 
-fn unresolved<'a>(name: &str, list: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let known: Vec<_> = known.collect();
+fn unresolved(name: &str, list: &str, known: &[&str]) -> String {
     if known.is_empty() {
         format!("`{}` is not there: `{list}` is empty; add it", Excerpt::new(name))
     } else {
-        format!("`{}` is not in `{list}`, which has {}", Excerpt::new(name), quoted(&known))
+        format!("`{}` is not in `{list}`, which has {}", Excerpt::new(name), quoted(known))
     }
 }
 
@@ -85,7 +104,10 @@ fn unique<'a>(reader: &mut Reader, place: &str, names: impl Iterator<Item = &'a 
                 first.insert(name, index);
             }
             Some(earlier) => {
-                reader.error(format!("{place}[{index}].name"), format!("`{name}` is the name of {place}[{earlier}] already"));
+                reader.error(
+                    format!("{place}[{index}].name"),
+                    format!("`{name}` is the name of {place}[{earlier}] already"),
+                );
             }
         }
     }
@@ -93,8 +115,18 @@ fn unique<'a>(reader: &mut Reader, place: &str, names: impl Iterator<Item = &'a 
 
 fn rule(reader: &mut Reader, item: &Item<'_>) -> Option<RuleDocument> {
     const KEYS: [&str; 12] = [
-        "name", "description", "enabled", "priority", "basicProfile", "sessionMatcher", "applicationMatcher",
-        "tlsInspectionEnabled", "shadow", OUTPUT_ONLY[0], OUTPUT_ONLY[1], OUTPUT_ONLY[2],
+        "name",
+        "description",
+        "enabled",
+        "priority",
+        "basicProfile",
+        "sessionMatcher",
+        "applicationMatcher",
+        "tlsInspectionEnabled",
+        "shadow",
+        OUTPUT_ONLY[0],
+        OUTPUT_ONLY[1],
+        OUTPUT_ONLY[2],
     ];
     let object = reader.object(item, &KEYS)?;
     let name = reader.required(&object, "name").and_then(|item| reader.reference(&item));
@@ -156,10 +188,23 @@ fn url_list(reader: &mut Reader, item: &Item<'_>) -> Option<UrlListDocument> {
     Some(UrlListDocument { name: name?, values })
 }
 
-fn tls_policy(reader: &mut Reader, item: &Item<'_>, trust_configs: &[TrustConfig]) -> Option<TlsInspectionPolicy> {
+fn tls_policy(
+    reader: &mut Reader,
+    item: &Item<'_>,
+    trust_configs: &[TrustConfig],
+) -> Option<TlsInspectionPolicy> {
     const KEYS: [&str; 11] = [
-        "name", "description", "caPool", "trustConfig", "excludePublicCaSet", "minTlsVersion", "tlsFeatureProfile",
-        "customTlsFeatures", OUTPUT_ONLY[0], OUTPUT_ONLY[1], OUTPUT_ONLY[2],
+        "name",
+        "description",
+        "caPool",
+        "trustConfig",
+        "excludePublicCaSet",
+        "minTlsVersion",
+        "tlsFeatureProfile",
+        "customTlsFeatures",
+        OUTPUT_ONLY[0],
+        OUTPUT_ONLY[1],
+        OUTPUT_ONLY[2],
     ];
     const VERSIONS: [(&str, TlsVersion); 5] = [
         // What nobody chose is not what was the custom in 1999.
@@ -188,8 +233,8 @@ fn tls_policy(reader: &mut Reader, item: &Item<'_>, trust_configs: &[TrustConfig
         let name = reader.reference(&item)?;
         let found = trust_configs.iter().find(|config| config.name == name).cloned();
         if found.is_none() {
-            let known = trust_configs.iter().map(|config| config.name.as_str());
-            reader.error(item.place, unresolved(&name, "outgate.trustConfigs", known));
+            let known: Vec<_> = trust_configs.iter().map(|config| config.name.as_str()).collect();
+            reader.error(item.place, unresolved(&name, "outgate.trustConfigs", &known));
         }
         found
     });
@@ -200,7 +245,8 @@ fn tls_policy(reader: &mut Reader, item: &Item<'_>, trust_configs: &[TrustConfig
     let min_tls_version = object.get("minTlsVersion").and_then(|item| reader.choice(&item, &VERSIONS));
     let profile = object.get("tlsFeatureProfile").and_then(|item| reader.choice(&item, &PROFILES));
     let tls_feature_profile = profile.unwrap_or(TlsFeatureProfile::Compatible);
-    let custom_tls_features = reader.parsed(&object, "customTlsFeatures", |text| Ok::<_, String>(text.to_owned()));
+    let custom_tls_features =
+        reader.parsed(&object, "customTlsFeatures", |text| Ok::<_, String>(text.to_owned()));
     if (tls_feature_profile == TlsFeatureProfile::Custom) == custom_tls_features.is_empty() {
         reader.error(
             object.place("customTlsFeatures"),
@@ -220,8 +266,16 @@ fn tls_policy(reader: &mut Reader, item: &Item<'_>, trust_configs: &[TrustConfig
 
 fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
     const KEYS: [&str; 10] = [
-        "sources", "afterInspection", "hostMismatch", "tunnelSni", "ambiguousPaths", "errorsInDeny", "openTunnels",
-        "destinations", "trustConfigs", "log",
+        "sources",
+        "afterInspection",
+        "hostMismatch",
+        "tunnelSni",
+        "ambiguousPaths",
+        "errorsInDeny",
+        "openTunnels",
+        "destinations",
+        "trustConfigs",
+        "log",
     ];
     let Some(object) = reader.object(item, &KEYS) else { return Outgate::default() };
     let sources = reader.list(&object, "sources").iter().filter_map(|item| source(reader, item)).collect();
@@ -270,7 +324,9 @@ fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
 }
 
 fn log_allowances(reader: &mut Reader, item: &Item<'_>) -> f64 {
-    let Some(item) = reader.object(item, &["allowances"]).and_then(|object| object.get("allowances")) else { return 1.0 };
+    let Some(item) = reader.object(item, &["allowances"]).and_then(|object| object.get("allowances")) else {
+        return 1.0;
+    };
     match item.value.as_f64() {
         Some(share) if (0.0..=1.0).contains(&share) => share,
         Some(_) => {

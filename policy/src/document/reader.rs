@@ -69,7 +69,10 @@ impl Reader {
         for key in members.keys().filter(|key| !keys.contains(&key.as_str())) {
             let hint = did_you_mean(key, keys.iter().copied());
             let hint = if hint.is_empty() { format!("; known here: {}", quoted(keys)) } else { hint };
-            self.error(object.place(&Excerpt::new(key).to_string()), format!("unknown key `{}`{hint}", Excerpt::new(key)));
+            self.error(
+                object.place(&Excerpt::new(key).to_string()),
+                format!("unknown key `{}`{hint}", Excerpt::new(key)),
+            );
         }
         Some(object)
     }
@@ -128,13 +131,21 @@ impl Reader {
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            self.error(&item.place, format!("`{}` is not known here; use {}", Excerpt::new(&text), quoted(&known)));
+            self.error(
+                &item.place,
+                format!("`{}` is not known here; use {}", Excerpt::new(&text), quoted(&known)),
+            );
         }
         found.map(|(_, value)| *value)
     }
 
     /// One of a few words, or the default.
-    pub fn optional_choice<T: Copy + Default>(&mut self, object: &Object<'_>, key: &str, words: &[(&str, T)]) -> T {
+    pub fn optional_choice<T: Copy + Default>(
+        &mut self,
+        object: &Object<'_>,
+        key: &str,
+        words: &[(&str, T)],
+    ) -> T {
         object.get(key).and_then(|item| self.choice(&item, words)).unwrap_or_default()
     }
 
@@ -171,8 +182,12 @@ impl Reader {
     pub fn wrong_type(&mut self, item: &Item<'_>, expected: &str) {
         let (found, remedy) = match item.value {
             Value::Null => ("nothing", ""),
-            Value::Bool(_) => ("true or false", if expected == "a text" { "; put quotes around it" } else { "" }),
-            Value::Number(_) => ("a number", if expected == "a text" { "; put quotes around it" } else { "" }),
+            Value::Bool(_) => {
+                ("true or false", if expected == "a text" { "; put quotes around it" } else { "" })
+            }
+            Value::Number(_) => {
+                ("a number", if expected == "a text" { "; put quotes around it" } else { "" })
+            }
             Value::String(_) => ("a text", ""),
             Value::Array(_) => ("a list", ""),
             Value::Object(_) => ("an object", ""),

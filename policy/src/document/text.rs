@@ -7,12 +7,13 @@ use serde_json::{Map, Number, Value};
 
 use crate::error::{PolicyError, PolicyErrors};
 
-/// Reads a policy's text without looking at what it says. JSON begins with `{`; everything else is YAML.
+/// Reads a policy's text without looking at what it says. JSON begins with `{`; everything else is YAML, and so is
+/// `{` without a quoted key behind it.
 pub fn parse_text(text: &str) -> Result<Value, PolicyErrors> {
-    if text.trim_start().starts_with('{') {
-        return json(text).or_else(|error| flow_mapping(text).ok_or_else(|| PolicyErrors::new(vec![error])));
-    }
-    yaml(text).map_err(|error| PolicyErrors::new(vec![error]))
+    let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
+    let json_object = inside.is_some_and(|inside| inside.is_empty() || inside.starts_with(['"', '}']));
+    let parsed = if json_object { json(text) } else { yaml(text) };
+    parsed.map_err(|error| PolicyErrors::new(vec![error]))
 }
 
 fn json(text: &str) -> Result<Value, PolicyError> {
@@ -20,24 +21,14 @@ fn json(text: &str) -> Result<Value, PolicyError> {
     parsed.map(|Unique(value)| value).map_err(|error| {
         let message = error.to_string();
         // The place is told apart from the message.
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
+        let message =
+            message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
         PolicyError::Syntax { line: number(error.line()), column: number(error.column()), message }
     })
 }
 
 fn number(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
-}
-
-/// YAML may begin with `{` too.
-#[cfg(feature = "yaml")]
-fn flow_mapping(text: &str) -> Option<Value> {
-    yaml(text).ok()
-}
-
-#[cfg(not(feature = "yaml"))]
-fn flow_mapping(_text: &str) -> Option<Value> {
-    None
 }
 
 #[cfg(feature = "yaml")]
@@ -58,14 +49,17 @@ fn yaml(text: &str) -> Result<Value, PolicyError> {
     match parsed {
         Ok(Unique(value)) => Ok(value),
         Err(error) => {
-            let (line, column) = error.location().map_or((1, 1), |location| (location.line(), location.column()));
+            let (line, column) =
+                error.location().map_or((1, 1), |location| (location.line(), location.column()));
             let mut message = error.without_snippet().to_string();
             if let Some((start, _)) = message.split_once(" at line ") {
                 message.truncate(start.len());
             }
-            let source = text.lines().nth(usize::try_from(line.saturating_sub(1)).unwrap_or(0)).unwrap_or_default();
+            let source =
+                text.lines().nth(usize::try_from(line.saturating_sub(1)).unwrap_or(0)).unwrap_or_default();
             if source.contains(": !") || source.contains("- !") {
-                message.push_str("; YAML takes `!` for a tag, so put quotes around values that begin with it");
+                message
+                    .push_str("; YAML takes `!` for a tag, so put quotes around values that begin with it");
             }
             Err(PolicyError::Syntax { line, column, message })
         }
@@ -74,7 +68,11 @@ fn yaml(text: &str) -> Result<Value, PolicyError> {
 
 #[cfg(not(feature = "yaml"))]
 fn yaml(_text: &str) -> Result<Value, PolicyError> {
-    Err(PolicyError::Syntax { line: 1, column: 1, message: "expected JSON, which begins with `{`".to_owned() })
+    Err(PolicyError::Syntax {
+        line: 1,
+        column: 1,
+        message: "expected JSON, which begins with `{`".to_owned(),
+    })
 }
 
 /// A value in which no key stands twice: a rule that silently replaces another is nobody's wish.
@@ -142,10 +140,10 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let Unique(value) = access.next_value()?;
             if members.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("the key `{key}` stands twice in one object")));
             }
+            let Unique(value) = access.next_value()?;
             members.insert(key, value);
         }
         Ok(Value::Object(members))
@@ -160,13 +158,15 @@ mod tests {
     fn syntax_errors_have_a_place() {
         for (text, line, column, expected) in [
             ("{\n  \"name\": egress\n}", 2, 11, "expected value"),
-            ("{\"rules\": [], \"rules\": []}", 1, 22, "the key `rules` stands twice"),
+            ("{\"rules\": [], \"rules\": []}", 1, 21, "the key `rules` stands twice"),
             ("name: a\nname: b\n", 2, 1, "duplicate"),
-            ("name: [\n", 2, 1, ""),
+            ("name: [\n", 1, 7, "unclosed bracket"),
             ("rules:\n- sessionMatcher: !(host() == 'a')\n", 2, 0, "put quotes around"),
         ] {
             let errors = parse_text(text).unwrap_err();
-            let Some(PolicyError::Syntax { line: at_line, column: at_column, message }) = errors.iter().next() else {
+            let Some(PolicyError::Syntax { line: at_line, column: at_column, message }) =
+                errors.iter().next()
+            else {
                 panic!("{errors}");
             };
             assert!(message.contains(expected), "{text}: {message}");

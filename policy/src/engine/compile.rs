@@ -63,7 +63,11 @@ fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
     }
 }
 
-fn compile_rule(rule: &RuleDocument, url_lists: &BTreeMap<String, Arc<UrlList>>, errors: &mut Vec<PolicyError>) -> Option<Rule> {
+fn compile_rule(
+    rule: &RuleDocument,
+    url_lists: &BTreeMap<String, Arc<UrlList>>,
+    errors: &mut Vec<PolicyError>,
+) -> Option<Rule> {
     let kind = match (&rule.application_matcher, rule.tls_inspection_enabled) {
         (_, true) => RuleKind::Inspecting,
         (Some(_), false) => RuleKind::Application,
@@ -73,7 +77,9 @@ fn compile_rule(rule: &RuleDocument, url_lists: &BTreeMap<String, Arc<UrlList>>,
         let scope = Scope { matcher, url_lists };
         let compiled = Expression::compile(source, &scope);
         compiled
-            .map_err(|problems| errors.extend(problems.iter().map(|problem| matcher_error(rule, matcher, source, problem))))
+            .map_err(|problems| {
+                errors.extend(problems.iter().map(|problem| matcher_error(rule, matcher, source, problem)))
+            })
             .ok()
     };
     let session = compile(Matcher::Session(kind), &rule.session_matcher);

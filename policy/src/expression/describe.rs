@@ -82,7 +82,10 @@ fn condition_values(condition: &Condition, facts: &Facts<'_>, values: &mut Vec<S
         }
         Test::CompareNumbers(_, parts) => parts.iter().for_each(|part| number_values(part, facts, values)),
         Test::CompareTimes(_, parts) => parts.iter().for_each(|part| time_values(part, facts, values)),
-        Test::Matches(text, _) | Test::AmongLiterals(text, _) | Test::InRange(text, _) | Test::InUrlList(text, _) => {
+        Test::Matches(text, _)
+        | Test::AmongLiterals(text, _)
+        | Test::InRange(text, _)
+        | Test::InUrlList(text, _) => {
             text_values(text, facts, values);
         }
         Test::AmongTexts(text, texts) => {
@@ -100,7 +103,9 @@ fn condition_values(condition: &Condition, facts: &Facts<'_>, values: &mut Vec<S
         Test::Items(_, attribute, _) => attribute_value(*attribute, facts, values),
         Test::SourceInRange(_) => attribute_value(Attribute::SourceIp, facts, values),
         Test::HasTag(_) => add(values, names("tags", facts.identity().tags())),
-        Test::HasServiceAccount(_) => add(values, names("service accounts", facts.identity().service_accounts())),
+        Test::HasServiceAccount(_) => {
+            add(values, names("service accounts", facts.identity().service_accounts()))
+        }
         Test::Constant(_) | Test::Flag(_) | Test::HasHeader(_) | Test::HasAttribute(_) => {}
     }
 }

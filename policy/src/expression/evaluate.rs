@@ -12,7 +12,8 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
 use super::program::{
-    Arithmetic, Comparison, Condition, Mapping, Number, Quantifier, Sniffing, Substring, Test, Text, Time, TimePart,
+    Arithmetic, Comparison, Condition, Mapping, Number, Quantifier, Sniffing, Substring, Test, Text, Time,
+    TimePart,
 };
 use crate::attribute::Attribute;
 use crate::excerpt::Excerpt;
@@ -84,21 +85,25 @@ impl<'a> Facts<'a> {
         let absent = || Failure::Absent(attribute.name());
         let text = match attribute {
             Attribute::Host => Some(self.session.destination.host.as_str()),
-            Attribute::SourceIp => {
-                Some(self.source_ip.get_or_init(|| self.session.client_ip.to_canonical().to_string()).as_str())
-            }
+            Attribute::SourceIp => Some(
+                self.source_ip.get_or_init(|| self.session.client_ip.to_canonical().to_string()).as_str(),
+            ),
             Attribute::CertificateIssuer => self.certificate().map(|certificate| certificate.issuer.as_str()),
             Attribute::CertificateSerial => self.certificate().map(|certificate| certificate.serial.as_str()),
             Attribute::CertificateSha256 => self.certificate().map(|certificate| certificate.sha256.as_str()),
             Attribute::CertificateSpiffeId => self.certificate().and_then(ClientCertificate::spiffe_id),
-            Attribute::CertificateSubject => self.certificate().map(|certificate| certificate.subject.as_str()),
+            Attribute::CertificateSubject => {
+                self.certificate().map(|certificate| certificate.subject.as_str())
+            }
             Attribute::ConnectionJa4 | Attribute::ConnectionSni | Attribute::ConnectionTlsVersion => {
                 return self.connection(attribute);
             }
             Attribute::RequestHost => self.header("host"),
             Attribute::RequestMethod => self.request.as_ref().map(|facts| facts.request.method),
             Attribute::RequestPath => self.request.as_ref().map(|facts| facts.path),
-            Attribute::RequestQuery => self.request.as_ref().map(|facts| facts.request.path.query().unwrap_or_default()),
+            Attribute::RequestQuery => {
+                self.request.as_ref().map(|facts| facts.request.path.query().unwrap_or_default())
+            }
             Attribute::RequestScheme => self.request.as_ref().map(|facts| facts.request.scheme.as_str()),
             Attribute::RequestUrl => self.request.as_ref().map(|facts| {
                 let host = self.session.destination.host.as_str();
@@ -136,8 +141,12 @@ impl<'a> Facts<'a> {
 
     pub(super) fn texts(&self, attribute: Attribute) -> Result<&[String], Failure> {
         match attribute {
-            Attribute::CertificateDnsSans => self.certificate().map(|certificate| certificate.dns_sans.as_slice()),
-            Attribute::CertificateUriSans => self.certificate().map(|certificate| certificate.uri_sans.as_slice()),
+            Attribute::CertificateDnsSans => {
+                self.certificate().map(|certificate| certificate.dns_sans.as_slice())
+            }
+            Attribute::CertificateUriSans => {
+                self.certificate().map(|certificate| certificate.uri_sans.as_slice())
+            }
             _ => None,
         }
         .ok_or(Failure::Absent(attribute.name()))
@@ -198,9 +207,15 @@ impl Condition {
         let facts = frame.facts;
         match &self.test {
             Test::Constant(value) => Ok(*value),
-            Test::All(conditions) => absorbing(conditions.iter().map(|condition| condition.evaluate(frame)), false),
-            Test::Any(conditions) => absorbing(conditions.iter().map(|condition| condition.evaluate(frame)), true),
-            Test::ExactlyOne(conditions) => exactly_one(conditions.iter().map(|condition| condition.evaluate(frame))),
+            Test::All(conditions) => {
+                absorbing(conditions.iter().map(|condition| condition.evaluate(frame)), false)
+            }
+            Test::Any(conditions) => {
+                absorbing(conditions.iter().map(|condition| condition.evaluate(frame)), true)
+            }
+            Test::ExactlyOne(conditions) => {
+                exactly_one(conditions.iter().map(|condition| condition.evaluate(frame)))
+            }
             Test::Not(condition) => condition.evaluate(frame).map(|value| !value),
             Test::If(parts) => {
                 let [condition, yes, no] = &**parts;
@@ -239,11 +254,11 @@ impl Condition {
             Test::AmongLiterals(text, literals) => Ok(literals.contains(&*text.evaluate(frame)?)),
             Test::AmongTexts(text, texts) => {
                 let text = text.evaluate(frame)?;
-                absorbing(texts.iter().map(|other| Ok(text == other.evaluate(frame)?)), true)
+                among(texts.iter().map(|other| Ok(text == other.evaluate(frame)?)))
             }
             Test::AmongNumbers(number, numbers) => {
                 let number = number.evaluate(frame)?;
-                absorbing(numbers.iter().map(|other| Ok(number == other.evaluate(frame)?)), true)
+                among(numbers.iter().map(|other| Ok(number == other.evaluate(frame)?)))
             }
             Test::AmongAttribute(text, attribute) => {
                 let text = text.evaluate(frame)?;
@@ -258,7 +273,9 @@ impl Condition {
             Test::SourceInRange(range) => Ok(range.contains(facts.session.client_ip)),
             Test::InUrlList(text, list) => Ok(list.contains(&text.evaluate(frame)?)),
             Test::HasTag(tag) => Ok(facts.identity().has_tag(&tag.evaluate(frame)?)),
-            Test::HasServiceAccount(account) => Ok(facts.identity().has_service_account(&account.evaluate(frame)?)),
+            Test::HasServiceAccount(account) => {
+                Ok(facts.identity().has_service_account(&account.evaluate(frame)?))
+            }
             Test::Items(quantifier, attribute, condition) => {
                 let items = facts.texts(*attribute)?.iter();
                 let outcomes = items.map(|item| condition.evaluate(Frame { facts, item }));
@@ -284,6 +301,15 @@ fn absorbing(outcomes: impl Iterator<Item = Result<bool, Failure>>, decisive: bo
         }
     }
     failure.map_or(Ok(!decisive), Err)
+}
+
+/// Whether any is; a list of which an element fails is no list.
+fn among(outcomes: impl Iterator<Item = Result<bool, Failure>>) -> Result<bool, Failure> {
+    let mut found = false;
+    for outcome in outcomes {
+        found |= outcome?;
+    }
+    Ok(found)
 }
 
 fn exactly_one(outcomes: impl Iterator<Item = Result<bool, Failure>>) -> Result<bool, Failure> {
@@ -324,7 +350,11 @@ impl Text {
             Self::Attribute(attribute) => frame.facts.text(*attribute).map(Cow::Borrowed),
             Self::Header(name) => {
                 let name = name.evaluate(frame)?;
-                frame.facts.header(&name).map(Cow::Borrowed).ok_or_else(|| Failure::MissingHeader(Excerpt::new(&name)))
+                frame
+                    .facts
+                    .header(&name)
+                    .map(Cow::Borrowed)
+                    .ok_or_else(|| Failure::MissingHeader(Excerpt::new(&name)))
             }
             Self::Item => Ok(Cow::Borrowed(frame.item)),
             Self::Joined(parts) => {
@@ -334,7 +364,9 @@ impl Text {
             }
             Self::Mapped(mapping, text) => Ok(mapping.apply(text.evaluate(frame)?)),
             Self::OfNumber(number) => Ok(Cow::Owned(number.evaluate(frame)?.to_string())),
-            Self::OfCondition(condition) => Ok(Cow::Borrowed(if condition.evaluate(frame)? { "true" } else { "false" })),
+            Self::OfCondition(condition) => {
+                Ok(Cow::Borrowed(if condition.evaluate(frame)? { "true" } else { "false" }))
+            }
             Self::OfTime(time) => {
                 let time = at(time.evaluate(frame)?, UtcOffset::UTC)?;
                 time.format(&Rfc3339).map(Cow::Owned).map_err(|_| Failure::Overflow)
@@ -355,8 +387,12 @@ impl Mapping {
             Self::Upper if text.is_ascii() => Self::UpperAscii.apply(text),
             Self::Lower => Cow::Owned(text.to_lowercase()),
             Self::Upper => Cow::Owned(text.to_uppercase()),
-            Self::LowerAscii if text.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Owned(text.to_ascii_lowercase()),
-            Self::UpperAscii if text.bytes().any(|byte| byte.is_ascii_lowercase()) => Cow::Owned(text.to_ascii_uppercase()),
+            Self::LowerAscii if text.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                Cow::Owned(text.to_ascii_lowercase())
+            }
+            Self::UpperAscii if text.bytes().any(|byte| byte.is_ascii_lowercase()) => {
+                Cow::Owned(text.to_ascii_uppercase())
+            }
             Self::LowerAscii | Self::UpperAscii => text,
         }
     }

@@ -12,7 +12,7 @@ use super::program::{Condition, Mapping, Number, Quantifier, Test, Text, Time};
 use super::{Matcher, Problem, Scope};
 use crate::attribute::{self, Attribute, Kind, Row, Stages};
 use crate::engine::RuleKind;
-use crate::suggestion::did_you_mean;
+use crate::suggestion::nearest;
 
 /// Lowers a matcher, which must be a condition.
 pub fn lower(parsed: &Parsed, scope: &Scope<'_>) -> Result<Condition, Vec<Problem>> {
@@ -87,7 +87,10 @@ impl<'p> Lowering<'p, '_> {
         if self.nodes > MOST_NODES {
             // Said once: the callers only give up.
             if self.nodes == MOST_NODES + 1 {
-                return self.refuse(node, format!("macros make more than {MOST_NODES} sub-expressions of this; shorten the lists"));
+                return self.refuse(
+                    node,
+                    format!("macros make more than {MOST_NODES} sub-expressions of this; shorten the lists"),
+                );
             }
             return None;
         }
@@ -110,10 +113,16 @@ impl<'p> Lowering<'p, '_> {
             LiteralValue::Boolean(value) => Some(self.test(node, Test::Constant(*value.inner()))),
             LiteralValue::Int(value) => Some(Lowered::Number(Number::Literal(*value.inner()))),
             LiteralValue::String(value) => Some(Lowered::Text(Text::Literal(value.inner().into()))),
-            LiteralValue::Bytes(_) => self.refuse(node, "bytes are not supported in matchers; write a text without `b`"),
+            LiteralValue::Bytes(_) => {
+                self.refuse(node, "bytes are not supported in matchers; write a text without `b`")
+            }
             LiteralValue::Double(_) => self.refuse(node, "only whole numbers are supported in matchers"),
-            LiteralValue::UInt(_) => self.refuse(node, "unsigned numbers are not supported in matchers; write it without `u`"),
-            LiteralValue::Null => self.refuse(node, "`null` is not supported in matchers; ask with `has(…)` or `in`"),
+            LiteralValue::UInt(_) => {
+                self.refuse(node, "unsigned numbers are not supported in matchers; write it without `u`")
+            }
+            LiteralValue::Null => {
+                self.refuse(node, "`null` is not supported in matchers; ask with `has(…)` or `in`")
+            }
         }
     }
 
@@ -160,11 +169,14 @@ impl<'p> Lowering<'p, '_> {
         }
         if let Some(row @ Row { kind: Kind::Headers, .. }) = owner.as_deref().and_then(attribute::find) {
             self.attribute(node, row)?;
-            return Some(self.test(node, Test::HasHeader(header_name(Text::Literal(select.field.as_str().into())))));
+            return Some(
+                self.test(node, Test::HasHeader(header_name(Text::Literal(select.field.as_str().into())))),
+            );
         }
         match name {
             Some(name) => self.unknown(node, &name),
-            None => self.refuse(node, "`has` asks for an attribute or a header, as in `has(request.headers.cookie)`"),
+            None => self
+                .refuse(node, "`has` asks for an attribute or a header, as in `has(request.headers.cookie)`"),
         }
     }
 
@@ -174,7 +186,9 @@ impl<'p> Lowering<'p, '_> {
         let mut node = node;
         loop {
             match &node.expr {
-                Expr::Ident(name) if self.variables.iter().any(|(variable, _)| variable == name) => return None,
+                Expr::Ident(name) if self.variables.iter().any(|(variable, _)| variable == name) => {
+                    return None;
+                }
                 Expr::Ident(name) => {
                     segments.push(name.as_str());
                     segments.reverse();
@@ -208,24 +222,28 @@ impl<'p> Lowering<'p, '_> {
     fn never_known(&self, row: &Row) -> Option<String> {
         let name = row.name;
         match (row.stages, self.scope.matcher) {
-            (Stages::Request, Matcher::Session(_)) => Some(format!(
-                "`{name}` is known only for requests; ask for it in the applicationMatcher"
-            )),
-            (Stages::Sniffed, Matcher::Session(RuleKind::Application) | Matcher::Application(RuleKind::Application)) => {
-                Some(format!(
-                    "`{name}` is known only of TLS, and a rule with an applicationMatcher sees TLS only with \
-                     `tlsInspectionEnabled: true`"
-                ))
+            (Stages::Request, Matcher::Session(_)) => {
+                Some(format!("`{name}` is known only for requests; ask for it in the applicationMatcher"))
             }
+            (
+                Stages::Sniffed,
+                Matcher::Session(RuleKind::Application) | Matcher::Application(RuleKind::Application),
+            ) => Some(format!(
+                "`{name}` is known only of TLS, and a rule with an applicationMatcher sees TLS only with \
+                     `tlsInspectionEnabled: true`"
+            )),
             _ => None,
         }
     }
 
     fn unknown<T>(&mut self, node: &IdedExpr, name: &str) -> Option<T> {
-        let hint = match attribute::find(&format!("{name}()")) {
-            Some(row) => format!("; did you mean `{}`?", row.name),
-            None => did_you_mean(name, attribute::TABLE.iter().map(|row| row.name)),
-        };
+        let bare = attribute::TABLE.iter().map(|row| row.name.trim_end_matches("()"));
+        let meant = nearest(name, bare)
+            .and_then(|bare| attribute::TABLE.iter().find(|row| row.name.trim_end_matches("()") == bare));
+        let hint = meant.map_or_else(
+            || "; put quotes around it if it is a text".to_owned(),
+            |row| format!("; did you mean `{}`?", row.name),
+        );
         self.refuse(node, format!("unknown attribute `{name}`{hint}"))
     }
 
@@ -240,7 +258,10 @@ impl<'p> Lowering<'p, '_> {
                 Some(Lowered::Text(_) | Lowered::Number(_)) => {
                     return self.refuse(element, "a list has either texts or numbers, not both");
                 }
-                Some(other) => return self.refuse(element, format!("a list has texts or numbers, not {}", other.name())),
+                Some(other) => {
+                    return self
+                        .refuse(element, format!("a list has texts or numbers, not {}", other.name()));
+                }
                 None => complete = false,
             }
         }
@@ -257,12 +278,17 @@ impl<'p> Lowering<'p, '_> {
 
     fn comprehension(&mut self, node: &'p IdedExpr, macro_: &'p ComprehensionExpr) -> Option<Lowered> {
         let Some((quantifier, body)) = quantified(macro_) else {
-            return self.refuse(node, "`map` and `filter` are not supported in matchers; use `exists` or `all`");
+            return self
+                .refuse(node, "`map` and `filter` are not supported in matchers; use `exists` or `all`");
         };
         if let Expr::List(list) = &macro_.iter_range.expr {
             let mut conditions = Vec::new();
             let mut complete = true;
             for element in &list.elements {
+                if !matches!(&element.expr, Expr::Literal(_)) {
+                    // An element that fails would have to fail the whole, whatever the condition says.
+                    return self.refuse(element, "macros go over lists of literals, such as `['a', 'b']`");
+                }
                 match self.with_variable(&macro_.iter_var, Variable::Element(element), body) {
                     Some(condition) => conditions.push(condition),
                     // The same body fails in the same way for every element.
@@ -287,11 +313,18 @@ impl<'p> Lowering<'p, '_> {
                 let condition = self.with_variable(&macro_.iter_var, Variable::Item, body)?;
                 Some(self.test(node, Test::Items(quantifier, attribute, Box::new(condition))))
             }
-            other => self.refuse(&macro_.iter_range, format!("macros go over lists, not over {}", other.name())),
+            other => {
+                self.refuse(&macro_.iter_range, format!("macros go over lists, not over {}", other.name()))
+            }
         }
     }
 
-    fn with_variable(&mut self, name: &'p str, variable: Variable<'p>, body: &'p IdedExpr) -> Option<Condition> {
+    fn with_variable(
+        &mut self,
+        name: &'p str,
+        variable: Variable<'p>,
+        body: &'p IdedExpr,
+    ) -> Option<Condition> {
         self.variables.push((name, variable));
         let condition = self.condition(body, "the condition of a macro");
         self.variables.pop();
@@ -317,7 +350,8 @@ impl<'p> Lowering<'p, '_> {
         // What a macro's variable stands for is written out elsewhere.
         let mut node = node;
         while let Expr::Ident(name) = &node.expr
-            && let Some((_, Variable::Element(element))) = self.variables.iter().rfind(|(variable, _)| variable == name)
+            && let Some((_, Variable::Element(element))) =
+                self.variables.iter().rfind(|(variable, _)| variable == name)
         {
             node = element;
         }
@@ -340,9 +374,15 @@ fn header_name(name: Text) -> Text {
 fn quantified(macro_: &ComprehensionExpr) -> Option<(Quantifier, &IdedExpr)> {
     let Expr::Call(CallExpr { func_name, args, .. }) = &macro_.loop_step.expr else { return None };
     match (func_name.as_str(), args.as_slice(), &macro_.accu_init.expr) {
-        (operators::LOGICAL_OR, [_, body], Expr::Literal(LiteralValue::Boolean(_))) => Some((Quantifier::Exists, body)),
-        (operators::LOGICAL_AND, [_, body], Expr::Literal(LiteralValue::Boolean(_))) => Some((Quantifier::All, body)),
-        (operators::CONDITIONAL, [body, ..], Expr::Literal(LiteralValue::Int(_))) => Some((Quantifier::ExactlyOne, body)),
+        (operators::LOGICAL_OR, [_, body], Expr::Literal(LiteralValue::Boolean(_))) => {
+            Some((Quantifier::Exists, body))
+        }
+        (operators::LOGICAL_AND, [_, body], Expr::Literal(LiteralValue::Boolean(_))) => {
+            Some((Quantifier::All, body))
+        }
+        (operators::CONDITIONAL, [body, ..], Expr::Literal(LiteralValue::Int(_))) => {
+            Some((Quantifier::ExactlyOne, body))
+        }
         _ => None,
     }
 }

@@ -14,14 +14,43 @@ use crate::expression::regex::Regex;
 use crate::suggestion::did_you_mean;
 
 /// Functions that stand alone, besides those that the attribute table has.
-const GLOBAL: [&str; 9] =
-    ["has", "inIpRange", "inUrlList", "int", "size", "source.matchServiceAccount", "source.matchTag", "string", "timestamp"];
+const GLOBAL: [&str; 9] = [
+    "has",
+    "inIpRange",
+    "inUrlList",
+    "int",
+    "size",
+    "source.matchServiceAccount",
+    "source.matchTag",
+    "string",
+    "timestamp",
+];
 
 /// Functions of texts, times and lists.
 const MEMBER: [&str; 23] = [
-    "all", "contains", "endsWith", "exists", "exists_one", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
-    "getFullYear", "getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds", "lower", "lowerAscii",
-    "matches", "size", "startsWith", "upper", "upperAscii", "existsOne",
+    "all",
+    "contains",
+    "endsWith",
+    "exists",
+    "exists_one",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getFullYear",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getSeconds",
+    "lower",
+    "lowerAscii",
+    "matches",
+    "size",
+    "startsWith",
+    "upper",
+    "upperAscii",
+    "existsOne",
 ];
 
 impl<'p> Lowering<'p, '_> {
@@ -65,8 +94,8 @@ impl<'p> Lowering<'p, '_> {
             }
             "inIpRange" => self.in_ip_range(node, name, arguments),
             "inUrlList" => self.in_url_list(node, name, arguments),
-            "int" => self.to_number(node, name, arguments),
-            "string" => self.to_text(node, name, arguments),
+            "int" => self.number_of(node, name, arguments),
+            "string" => self.text_of(node, name, arguments),
             "size" => {
                 let [argument] = self.arguments(node, name, arguments)?;
                 self.size(argument)
@@ -76,7 +105,10 @@ impl<'p> Lowering<'p, '_> {
                 let text = self.literal_text(argument, "what `timestamp` takes")?;
                 match OffsetDateTime::parse(text, &Rfc3339) {
                     Ok(time) => Some(Lowered::Time(Time::Literal(time))),
-                    Err(_) => self.refuse(argument, format!("`{}` is no time; write it as in `2026-01-31T08:00:00Z`", Excerpt::new(text))),
+                    Err(_) => self.refuse(
+                        argument,
+                        format!("`{}` is no time; write it as in `2026-01-31T08:00:00Z`", Excerpt::new(text)),
+                    ),
                 }
             }
             _ if MEMBER.contains(&name) => {
@@ -98,7 +130,13 @@ impl<'p> Lowering<'p, '_> {
         self.refuse(node, format!("unknown function `{name}`{hint}"))
     }
 
-    fn unknown_function<T>(&mut self, node: &IdedExpr, owner: &str, name: &str, arguments: &[IdedExpr]) -> Option<T> {
+    fn unknown_function<T>(
+        &mut self,
+        node: &IdedExpr,
+        owner: &str,
+        name: &str,
+        arguments: &[IdedExpr],
+    ) -> Option<T> {
         if MEMBER.contains(&name) {
             return self.unknown(node, owner);
         }
@@ -136,7 +174,7 @@ impl<'p> Lowering<'p, '_> {
         Some(self.test(node, Test::InUrlList(value?, found.clone())))
     }
 
-    fn to_number(&mut self, node: &'p IdedExpr, name: &str, arguments: &'p [IdedExpr]) -> Option<Lowered> {
+    fn number_of(&mut self, node: &'p IdedExpr, name: &str, arguments: &'p [IdedExpr]) -> Option<Lowered> {
         let [argument] = self.arguments(node, name, arguments)?;
         Some(Lowered::Number(match self.node(argument)? {
             Lowered::Number(number) => number,
@@ -146,7 +184,7 @@ impl<'p> Lowering<'p, '_> {
         }))
     }
 
-    fn to_text(&mut self, node: &'p IdedExpr, name: &str, arguments: &'p [IdedExpr]) -> Option<Lowered> {
+    fn text_of(&mut self, node: &'p IdedExpr, name: &str, arguments: &'p [IdedExpr]) -> Option<Lowered> {
         let [argument] = self.arguments(node, name, arguments)?;
         Some(Lowered::Text(match self.node(argument)? {
             Lowered::Text(text) => text,
@@ -166,10 +204,17 @@ impl<'p> Lowering<'p, '_> {
         }))
     }
 
-    fn member(&mut self, node: &'p IdedExpr, target: &'p IdedExpr, name: &str, arguments: &'p [IdedExpr]) -> Option<Lowered> {
+    fn member(
+        &mut self,
+        node: &'p IdedExpr,
+        target: &'p IdedExpr,
+        name: &str,
+        arguments: &'p [IdedExpr],
+    ) -> Option<Lowered> {
         if let Some(kind) = substring(name) {
             let [part] = self.arguments(node, name, arguments)?;
-            let (text, part) = (self.text(target, "what it is asked of"), self.text(part, "what is looked for"));
+            let (text, part) =
+                (self.text(target, "what it is asked of"), self.text(part, "what is looked for"));
             return Some(self.test(node, Test::Substring(kind, Box::new([text?, part?]))));
         }
         if let Some(mapping) = mapping(name) {
@@ -194,9 +239,12 @@ impl<'p> Lowering<'p, '_> {
                     Err(error) => self.refuse(pattern, error.to_string()),
                 }
             }
-            "all" | "exists" | "exists_one" | "existsOne" => {
-                self.refuse(node, format!("`{name}` takes a variable and a condition, as in `['a', 'b'].{name}(x, host() == x)`"))
-            }
+            "all" | "exists" | "exists_one" | "existsOne" => self.refuse(
+                node,
+                format!(
+                    "`{name}` takes a variable and a condition, as in `['a', 'b'].{name}(x, host() == x)`"
+                ),
+            ),
             _ => {
                 let hint = did_you_mean(name, MEMBER);
                 self.refuse(node, format!("unknown function `{name}`{hint}"))
@@ -204,10 +252,20 @@ impl<'p> Lowering<'p, '_> {
         }
     }
 
-    fn time_part(&mut self, node: &'p IdedExpr, target: &'p IdedExpr, name: &str, part: TimePart, arguments: &'p [IdedExpr]) -> Option<Lowered> {
+    fn time_part(
+        &mut self,
+        node: &'p IdedExpr,
+        target: &'p IdedExpr,
+        name: &str,
+        part: TimePart,
+        arguments: &'p [IdedExpr],
+    ) -> Option<Lowered> {
         let time = match self.node(target)? {
             Lowered::Time(time) => time,
-            other => return self.refuse(target, format!("`{name}` is asked of a time, but this is {}", other.name())),
+            other => {
+                return self
+                    .refuse(target, format!("`{name}` is asked of a time, but this is {}", other.name()));
+            }
         };
         let offset = match arguments {
             [] => UtcOffset::UTC,
@@ -216,7 +274,13 @@ impl<'p> Lowering<'p, '_> {
                 match utc_offset(text) {
                     Some(offset) => offset,
                     None => {
-                        return self.refuse(zone, format!("`{}` is no time zone; write an offset such as `+02:00`, or `UTC`", Excerpt::new(text)));
+                        return self.refuse(
+                            zone,
+                            format!(
+                                "`{}` is no time zone; write an offset such as `+02:00`, or `UTC`",
+                                Excerpt::new(text)
+                            ),
+                        );
                     }
                 }
             }
@@ -237,7 +301,12 @@ impl<'p> Lowering<'p, '_> {
         self.refuse(node, format!("`{name}` takes {expected}, but gets {}", arguments.len()))
     }
 
-    fn arguments<const N: usize>(&mut self, node: &IdedExpr, name: &str, arguments: &'p [IdedExpr]) -> Option<&'p [IdedExpr; N]> {
+    fn arguments<const N: usize>(
+        &mut self,
+        node: &IdedExpr,
+        name: &str,
+        arguments: &'p [IdedExpr],
+    ) -> Option<&'p [IdedExpr; N]> {
         self.count(node, name, arguments, N)?;
         arguments.try_into().ok()
     }

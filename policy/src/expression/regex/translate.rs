@@ -160,9 +160,16 @@ impl Translator<'_> {
             self.output.push_str("(?:");
             return Ok(());
         }
-        if self.take("P<") || (self.rest.starts_with('<') && !self.rest.starts_with("<=") && !self.rest.starts_with("<!") && self.take("<")) {
+        if self.take("P<")
+            || (self.rest.starts_with('<')
+                && !self.rest.starts_with("<=")
+                && !self.rest.starts_with("<!")
+                && self.take("<"))
+        {
             let (name, rest) = self.rest.split_once('>').ok_or("the name of a group is never closed")?;
-            if name.is_empty() || !name.chars().all(|character| character.is_alphanumeric() || character == '_') {
+            if name.is_empty()
+                || !name.chars().all(|character| character.is_alphanumeric() || character == '_')
+            {
                 return Err(format!("`{name}` is no name of a group"));
             }
             self.rest = rest;
@@ -218,14 +225,13 @@ impl Translator<'_> {
             for character in quoted.chars() {
                 self.literal(character);
             }
-            if self.last == Last::Repetition {
-                self.last = Last::Atom;
-            }
             self.rest = rest;
             return Ok(());
         }
         // Words, and what is at their ends, are ASCII.
-        for (escape, meaning) in [("A", "\\A"), ("z", "\\z"), ("b", "(?-u:\\b)"), ("B", "(?-u:\\B)"), ("C", "(?s-u:.)")] {
+        for (escape, meaning) in
+            [("A", "\\A"), ("z", "\\z"), ("b", "(?-u:\\b)"), ("B", "(?-u:\\B)"), ("C", "(?s-u:.)")]
+        {
             if self.take(escape) {
                 self.atom(meaning);
                 return Ok(());

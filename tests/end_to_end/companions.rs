@@ -1,0 +1,90 @@
+//! What happens when one of the processes stops, ends or comes back.
+
+use std::time::Duration;
+
+use outgate_tests::client::{self, Ask};
+use outgate_tests::outgate::assert_gone;
+use rustix::process::Signal;
+
+use crate::setting::{Setting, assert_refused};
+
+const INSPECT_ALL: &str = "
+name: inspect-all
+tlsInspectionPolicy: default
+rules:
+- {name: all, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"true\", applicationMatcher: \"true\", tlsInspectionEnabled: true}
+tlsInspectionPolicies:
+- {name: default, caPool: main}
+";
+
+async fn connect_status(setting: &Setting, host: &str) -> u16 {
+    match client::connect(setting.proxy(), &format!("{host}:443")).await {
+        Ok(_) => 200,
+        Err(reply) => {
+            assert_refused(&reply, 503, "no_grant");
+            503
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cert_service_stopped_granted_hosts_go_on_and_new_ones_wait_for_it() {
+    let setting = Setting::with(INSPECT_ALL).await;
+    assert_eq!(setting.https("known.site.test", "/").await.0.status, 200);
+
+    setting.outgate.signal_child("cert-service", Signal::STOP);
+    assert_eq!(setting.https("known.site.test", "/").await.0.status, 200, "granted hosts go on");
+    assert_eq!(connect_status(&setting, "fresh.site.test").await, 503);
+
+    setting.outgate.signal_child("cert-service", Signal::CONT);
+    assert_eq!(setting.https("fresh.site.test", "/").await.0.status, 200, "all is well again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cert_service_killed_is_started_again() {
+    let mut setting = Setting::with(INSPECT_ALL).await;
+    assert_eq!(setting.https("known.site.test", "/").await.0.status, 200);
+    setting.outgate.signal_child("cert-service", Signal::KILL);
+    assert_eq!(setting.https("known.site.test", "/").await.0.status, 200, "granted hosts go on");
+    assert_eq!(connect_status(&setting, "fresh.site.test").await, 503);
+    setting.outgate.wait_for("cert-service started again", Duration::from_secs(10));
+    for _ in 0..100 {
+        if connect_status(&setting, "fresh.site.test").await == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Envoy's stream may need a moment to come back; then both names work.
+    let tls = setting.trusting("fresh.site.test");
+    for _ in 0..50 {
+        let ask = Ask::get("/").at("fresh.site.test");
+        if client::https(setting.proxy(), "fresh.site.test", &tls, ask).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(setting.https("fresh.site.test", "/").await.0.status, 200);
+    assert_eq!(setting.https("known.site.test", "/").await.0.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_killed_ends_the_run_with_a_word_and_a_status() {
+    let mut setting = Setting::with(INSPECT_ALL).await;
+    let children = setting.outgate.children();
+    setting.outgate.signal_child("envoy", Signal::KILL);
+    assert_eq!(setting.outgate.wait(Duration::from_secs(10)), Some(1));
+    assert!(setting.outgate.said().contains("envoy ended"), "{}", setting.outgate.said());
+    assert_gone(&children);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_ends_the_run_ends_its_children() {
+    for (signal, status) in [(Signal::TERM, Some(0)), (Signal::INT, Some(0)), (Signal::KILL, None)] {
+        let mut setting = Setting::with(INSPECT_ALL).await;
+        let children = setting.outgate.children();
+        assert_eq!(children.len(), 2, "{children:?}");
+        setting.outgate.signal(signal);
+        assert_eq!(setting.outgate.wait(Duration::from_secs(15)), status, "{signal:?}");
+        assert_gone(&children);
+    }
+}

@@ -1,0 +1,157 @@
+//! A client that lies about who it is or where it goes is not believed.
+
+use outgate_tests::client::{self, Ask, Tls};
+
+use crate::setting::{Setting, assert_refused, is_ours};
+
+const POLICY: &str = "
+name: spoofing
+tlsInspectionPolicy: default
+rules:
+- {name: from-ten, enabled: true, priority: 5, basicProfile: ALLOW, sessionMatcher: \"inIpRange(source.ip, '10.0.0.0/8')\", applicationMatcher: \"true\", tlsInspectionEnabled: true}
+- {name: good, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"host() == 'good.site.test'\", applicationMatcher: \"request.host == 'good.site.test' && request.headers['host'] == 'good.site.test'\", tlsInspectionEnabled: true}
+tlsInspectionPolicies:
+- {name: default, caPool: main}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_ours_and_forwarded_addresses_change_nothing() {
+    let setting = Setting::with(POLICY).await;
+    let proxy = setting.proxy();
+    let lies = [
+        ("x-outgate-route", "shard-1"),
+        ("x-outgate-session", "{}"),
+        ("x-outgate-tunnel", "inspect"),
+        ("x-outgate-host", "evil.site.test"),
+        ("x-outgate-port", "1"),
+        ("x-envoy-original-dst-host", "127.0.0.1:1"),
+        ("x-forwarded-for", "10.1.2.3"),
+    ];
+    // On the explicit listener, for requests and for tunnels.
+    let ask = |url| Ask { target: url, ..Ask::get("") }.at("good.site.test").with(&lies);
+    let reply = client::in_the_clear(proxy, ask("http://good.site.test/")).await;
+    assert_eq!(reply.status, 200);
+    let received = setting.plain.last();
+    assert!(received.headers.iter().all(|(name, _)| !name.starts_with("x-outgate-") && !name.starts_with("x-envoy-")), "{received:?}");
+    let reply = client::in_the_clear(proxy, ask("http://evil.site.test/")).await;
+    assert_refused(&reply, 403, "default_denied");
+    assert_refused(&client::connect_with(proxy, "evil.site.test:443", &lies).await.unwrap_err(), 403, "default_denied");
+
+    // Inside, decrypted and in the clear.
+    let (reply, _) = setting.ask_https("good.site.test", Ask::get("/").with(&lies)).await;
+    assert_eq!(reply.status, 200);
+    let received = setting.secure.last();
+    assert!(received.headers.iter().all(|(name, _)| !name.starts_with("x-outgate-") && !name.starts_with("x-envoy-")), "{received:?}");
+    let stream = client::connect_with(proxy, "good.site.test:80", &lies).await.unwrap();
+    assert_eq!(client::http1(stream, Ask::get("/").at("good.site.test").with(&lies)).await.unwrap().status, 200);
+
+    let line = setting.outgate.session("good.site.test").await;
+    assert_eq!(line["client"]["ip"], "127.0.0.1", "{line}");
+    assert!(setting.outgate.log().iter().all(|line| line["rule"]["name"] != "from-ten"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_connection_must_agree() {
+    let setting = Setting::with(POLICY).await;
+    let proxy = setting.proxy();
+
+    // The server name differs from the CONNECT: closed before the handshake, no certificate shown.
+    let stream = client::connect(proxy, "good.site.test:443").await.unwrap();
+    assert!(Tls::new("evil.site.test", Vec::new()).handshake(stream).await.is_err());
+    let line = setting.outgate.line(|line| line["event"]["reason"] == "host_mismatch").await;
+    assert_eq!((&line["outgate"]["verdict"], &line["rule"]), (&"fail".into(), &serde_json::Value::Null), "{line}");
+    assert_eq!(line["tls"]["client"]["server_name"], "evil.site.test");
+
+    // The authority inside differs, in host or port, in HTTP/1.1 and HTTP/2.
+    for tls in [setting.trusting("good.site.test"), setting.trusting("good.site.test").http1()] {
+        for authority in ["evil.site.test", "good.site.test:25", "good.site.test:444"] {
+            let ask = Ask::get("/").at(authority);
+            let (reply, _) = client::https(proxy, "good.site.test", &tls, ask).await.unwrap();
+            assert_refused(&reply, 421, "host_mismatch");
+        }
+        for authority in ["good.site.test", "good.site.test:443", "GOOD.site.test", "good.site.test."] {
+            let (reply, _) = client::https(proxy, "good.site.test", &tls, Ask::get("/").at(authority)).await.unwrap();
+            assert_eq!(reply.status, 200, "{authority}");
+        }
+    }
+    let stream = client::connect(proxy, "good.site.test:80").await.unwrap();
+    let reply = client::http1(stream, Ask::get("/").at("evil.site.test")).await.unwrap();
+    assert_refused(&reply, 421, "host_mismatch");
+    assert!(setting.secure.received().iter().all(|request| request.authority.starts_with("good.site.test")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_have_one_normal_form() {
+    let setting = Setting::with(POLICY).await;
+    let proxy = setting.proxy();
+    for url in ["http://GOOD.site.test/", "http://good.site.test./", "http://good.site.test:80/"] {
+        let reply = client::get(proxy, url).await;
+        assert_eq!(reply.status, 200, "{url}");
+        assert!(setting.plain.last().authority.starts_with("good.site.test"), "{url}: {:?}", setting.plain.last());
+    }
+    for connect in ["GOOD.site.test:443", "good.site.test.:443"] {
+        let stream = client::connect(proxy, connect).await.unwrap();
+        let stream = setting.trusting("good.site.test").handshake(stream).await.unwrap();
+        assert!(is_ours(&crate::setting::issuer(&client::peer(&stream))));
+        assert_eq!(client::over_tls(stream, Ask::get("/").at("good.site.test")).await.unwrap().status, 200);
+    }
+    // The URL counts, not `Host`, and the origin is told the same.
+    let ask = Ask { target: "http://evil.site.test/", ..Ask::get("") }.at("good.site.test");
+    assert_refused(&client::in_the_clear(proxy, ask).await, 403, "default_denied");
+    let ask = Ask { target: "http://good.site.test/", ..Ask::get("") }.at("evil.site.test");
+    assert_eq!(client::in_the_clear(proxy, ask).await.status, 200);
+    assert_eq!(setting.plain.last().authority, "good.site.test");
+
+    for bad in ["good.site.test:0443", "good.site.test:0", "good.site.test:65536", "0x7f.1:443", "2130706433:443", "a..test:443"] {
+        assert_refused(&client::connect(proxy, bad).await.unwrap_err(), 400, "bad_authority");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_judged_is_what_is_sent() {
+    let policy = "
+name: paths
+tlsInspectionPolicy: default
+rules:
+- {name: no-admin, enabled: true, priority: 10, basicProfile: DENY, sessionMatcher: \"true\", applicationMatcher: \"request.path.startsWith('/admin/')\", tlsInspectionEnabled: true}
+- {name: rest, enabled: true, priority: 20, basicProfile: ALLOW, sessionMatcher: \"true\", applicationMatcher: \"true\", tlsInspectionEnabled: true}
+tlsInspectionPolicies:
+- {name: default, caPool: main}
+";
+    let setting = Setting::with(policy).await;
+    for (path, sent) in [("/a/../b?c=/../d", "/b?c=/../d"), ("/%61%2dz", "/a-z"), ("/./x/", "/x/"), ("/a%20b", "/a%20b")] {
+        let (reply, _) = setting.https("good.site.test", path).await;
+        assert_eq!(reply.status, 200, "{path}: {reply:?}");
+        assert_eq!(setting.secure.last().target, sent, "{path}");
+    }
+    for (path, status, reason) in [
+        ("/x/../admin/y", 403, "rule_denied"),
+        ("/%61dmin/x", 403, "rule_denied"),
+        ("/admin%2Fx", 403, "rule_denied"),
+        ("//admin/x", 403, "rule_denied"),
+        ("/admin;x/y", 403, "rule_denied"),
+        ("/x/..%2fadmin/y", 400, "ambiguous_path"),
+        ("/%252e%252e/", 400, "ambiguous_path"),
+        ("/a%zz", 400, "bad_path"),
+    ] {
+        let (reply, _) = setting.https("good.site.test", path).await;
+        assert_refused(&reply, status, reason);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_requests_never_reach_an_origin() {
+    let setting = Setting::with(POLICY).await;
+    for (bytes, reason) in [
+        (&b"GET http://good.site.test/ HTTP/1.1\r\nHost: good.site.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"[..], "bad_request"),
+        (b"GET http://good.site.test/ HTTP/1.1\r\nHost : good.site.test\r\n\r\n", "bad_request"),
+        (b"GET https://good.site.test/ HTTP/1.1\r\nHost: good.site.test\r\n\r\n", "scheme_mismatch"),
+        (b"\x16\x03\x01\x00\x05hello\r\n\r\n", "bad_request"),
+        (b"GET http://good.site.test/ HTTP/1.1\r\nHost: good.site.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", "upgrade_refused"),
+    ] {
+        let answer = client::raw(setting.proxy(), bytes).await;
+        assert!(answer.contains(&format!("x-outgate-reason: {reason}")), "{}: {answer}", String::from_utf8_lossy(bytes));
+        assert!(answer.contains("application/problem+json"), "{answer}");
+    }
+    assert_eq!(setting.plain.connections(), 0);
+}
