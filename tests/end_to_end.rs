@@ -1,6 +1,12 @@
 //! Outgate end to end: a real Envoy, real cert-service, real TLS clients and origins, on loopback.
 
-#![allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
 
 #[path = "end_to_end/command_line.rs"]
 mod command_line;

@@ -69,7 +69,7 @@ pub struct Settings {
 /// How long name servers may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For one question to one server over UDP; twice that over TCP.
+    /// For one question to one server over UDP, the first time; twice that over TCP or the second time.
     pub attempt: Duration,
     /// For all about one family of a name.
     pub total: Duration,

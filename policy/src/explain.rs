@@ -323,10 +323,7 @@ impl<'e> Explanation<'e> {
         request: &RequestQuestion,
         stage: RequestStage,
     ) -> Decided {
-        let path = match RequestPath::parse(&request.path) {
-            Ok(path) if path.is_asterisk() && request.method != "OPTIONS" => {
-                return self.refused(Reason::BadPath, &"only OPTIONS has the target `*`");
-            }
+        let path = match RequestPath::of_request(&request.method, &request.path) {
             Ok(path) => path,
             Err(error) => return self.refused(error.reason(), &error),
         };

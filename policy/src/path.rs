@@ -47,6 +47,9 @@ pub enum PathError {
         "the path `{0}` has a `%` that two hexadecimal digits do not follow; write `%25` for the sign itself"
     )]
     BrokenEscape(Excerpt),
+    /// `*` in a request that is no `OPTIONS`.
+    #[error("only OPTIONS has the target `*`")]
+    Asterisk,
 }
 
 impl PathError {
@@ -54,12 +57,22 @@ impl PathError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Ambiguous(_) => Reason::AmbiguousPath,
-            Self::NoSlash(_) | Self::Character { .. } | Self::BrokenEscape(_) => Reason::BadPath,
+            Self::NoSlash(_) | Self::Character { .. } | Self::BrokenEscape(_) | Self::Asterisk => {
+                Reason::BadPath
+            }
         }
     }
 }
 
 impl RequestPath {
+    /// Reads the `:path` of a request with this method.
+    pub fn of_request(method: &str, text: &str) -> Result<Self, PathError> {
+        match Self::parse(text)? {
+            path if path.is_asterisk() && method != "OPTIONS" => Err(PathError::Asterisk),
+            path => Ok(path),
+        }
+    }
+
     /// Reads `:path`, or the target of `OPTIONS *`.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         if text == "*" {

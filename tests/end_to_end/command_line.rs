@@ -50,7 +50,12 @@ fn what_keeps_it_from_starting_is_said_with_the_remedy() {
         (DENY_ALL, vec!["--upstream-ca", "/no/such.pem"], 1, vec!["--upstream-ca", "/no/such.pem"]),
         (DENY_ALL, vec!["--resolve", "a.test:443"], 2, vec!["HOST:PORT:ADDR"]),
         (DENY_ALL, vec!["--mtls-listen", "127.0.0.1:1"], 2, vec!["--mtls-ca"]),
-        ("rules: [{name: a, priority: 1, basicProfile: ALLOW, sessionMatcher: 'hots()'}]", vec![], 2, vec!["rule `a`", "hots", "column"]),
+        (
+            "rules: [{name: a, priority: 1, basicProfile: ALLOW, sessionMatcher: 'hots()'}]",
+            vec![],
+            2,
+            vec!["rule `a`", "hots", "column"],
+        ),
         ("rulez: []", vec![], 2, vec!["rulez", "rules"]),
     ] {
         let (code, said) = run_with(folder.path(), policy, &arguments);
@@ -61,7 +66,15 @@ fn what_keeps_it_from_starting_is_said_with_the_remedy() {
     }
     let [listen, admin, cert_http] = std::array::from_fn(|_| free_address().to_string());
     let missing = run(&[
-        "run", "--policy", "/no/such.yaml", "--listen", &listen, "--admin", &admin, "--cert-http", &cert_http,
+        "run",
+        "--policy",
+        "/no/such.yaml",
+        "--listen",
+        &listen,
+        "--admin",
+        &admin,
+        "--cert-http",
+        &cert_http,
     ]);
     assert_eq!(missing.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such.yaml"));

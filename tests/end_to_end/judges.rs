@@ -30,7 +30,15 @@ async fn openssl_webpki_and_python_accept_the_leaf() {
     let anchors: Vec<_> = roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap()).collect();
     let certificate = webpki::EndEntityCert::try_from(&leaf).unwrap();
     certificate
-        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, &[], UnixTime::now(), webpki::KeyUsage::server_auth(), None, None)
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &[],
+            UnixTime::now(),
+            webpki::KeyUsage::server_auth(),
+            None,
+            None,
+        )
         .unwrap();
     certificate.verify_is_valid_for_subject_name(&ServerName::try_from(host).unwrap()).unwrap();
 

@@ -64,7 +64,8 @@ impl Setting {
     }
 
     pub async fn ask_https(&self, host: &str, ask: Ask<'_>) -> (Reply, String) {
-        let (reply, seen) = client::https(self.proxy(), host, &self.trusting(host), ask.at(host)).await.unwrap();
+        let (reply, seen) =
+            client::https(self.proxy(), host, &self.trusting(host), ask.at(host)).await.unwrap();
         (reply, issuer(&seen))
     }
 }

@@ -32,18 +32,37 @@ async fn headers_of_ours_and_forwarded_addresses_change_nothing() {
     let reply = client::in_the_clear(proxy, ask("http://good.site.test/")).await;
     assert_eq!(reply.status, 200);
     let received = setting.plain.last();
-    assert!(received.headers.iter().all(|(name, _)| !name.starts_with("x-outgate-") && !name.starts_with("x-envoy-")), "{received:?}");
+    assert!(
+        received
+            .headers
+            .iter()
+            .all(|(name, _)| !name.starts_with("x-outgate-") && !name.starts_with("x-envoy-")),
+        "{received:?}"
+    );
     let reply = client::in_the_clear(proxy, ask("http://evil.site.test/")).await;
     assert_refused(&reply, 403, "default_denied");
-    assert_refused(&client::connect_with(proxy, "evil.site.test:443", &lies).await.unwrap_err(), 403, "default_denied");
+    assert_refused(
+        &client::connect_with(proxy, "evil.site.test:443", &lies).await.unwrap_err(),
+        403,
+        "default_denied",
+    );
 
     // Inside, decrypted and in the clear.
     let (reply, _) = setting.ask_https("good.site.test", Ask::get("/").with(&lies)).await;
     assert_eq!(reply.status, 200);
     let received = setting.secure.last();
-    assert!(received.headers.iter().all(|(name, _)| !name.starts_with("x-outgate-") && !name.starts_with("x-envoy-")), "{received:?}");
+    assert!(
+        received
+            .headers
+            .iter()
+            .all(|(name, _)| !name.starts_with("x-outgate-") && !name.starts_with("x-envoy-")),
+        "{received:?}"
+    );
     let stream = client::connect_with(proxy, "good.site.test:80", &lies).await.unwrap();
-    assert_eq!(client::http1(stream, Ask::get("/").at("good.site.test").with(&lies)).await.unwrap().status, 200);
+    assert_eq!(
+        client::http1(stream, Ask::get("/").at("good.site.test").with(&lies)).await.unwrap().status,
+        200
+    );
 
     let line = setting.outgate.session("good.site.test").await;
     assert_eq!(line["client"]["ip"], "127.0.0.1", "{line}");
@@ -59,7 +78,11 @@ async fn the_parts_of_a_connection_must_agree() {
     let stream = client::connect(proxy, "good.site.test:443").await.unwrap();
     assert!(Tls::new("evil.site.test", Vec::new()).handshake(stream).await.is_err());
     let line = setting.outgate.line(|line| line["event"]["reason"] == "host_mismatch").await;
-    assert_eq!((&line["outgate"]["verdict"], &line["rule"]), (&"fail".into(), &serde_json::Value::Null), "{line}");
+    assert_eq!(
+        (&line["outgate"]["verdict"], &line["rule"]),
+        (&"fail".into(), &serde_json::Value::Null),
+        "{line}"
+    );
     assert_eq!(line["tls"]["client"]["server_name"], "evil.site.test");
 
     // The authority inside differs, in host or port, in HTTP/1.1 and HTTP/2.
@@ -70,7 +93,8 @@ async fn the_parts_of_a_connection_must_agree() {
             assert_refused(&reply, 421, "host_mismatch");
         }
         for authority in ["good.site.test", "good.site.test:443", "GOOD.site.test", "good.site.test."] {
-            let (reply, _) = client::https(proxy, "good.site.test", &tls, Ask::get("/").at(authority)).await.unwrap();
+            let (reply, _) =
+                client::https(proxy, "good.site.test", &tls, Ask::get("/").at(authority)).await.unwrap();
             assert_eq!(reply.status, 200, "{authority}");
         }
     }
@@ -87,7 +111,11 @@ async fn hosts_have_one_normal_form() {
     for url in ["http://GOOD.site.test/", "http://good.site.test./", "http://good.site.test:80/"] {
         let reply = client::get(proxy, url).await;
         assert_eq!(reply.status, 200, "{url}");
-        assert!(setting.plain.last().authority.starts_with("good.site.test"), "{url}: {:?}", setting.plain.last());
+        assert!(
+            setting.plain.last().authority.starts_with("good.site.test"),
+            "{url}: {:?}",
+            setting.plain.last()
+        );
     }
     for connect in ["GOOD.site.test:443", "good.site.test.:443"] {
         let stream = client::connect(proxy, connect).await.unwrap();
@@ -102,7 +130,14 @@ async fn hosts_have_one_normal_form() {
     assert_eq!(client::in_the_clear(proxy, ask).await.status, 200);
     assert_eq!(setting.plain.last().authority, "good.site.test");
 
-    for bad in ["good.site.test:0443", "good.site.test:0", "good.site.test:65536", "0x7f.1:443", "2130706433:443", "a..test:443"] {
+    for bad in [
+        "good.site.test:0443",
+        "good.site.test:0",
+        "good.site.test:65536",
+        "0x7f.1:443",
+        "2130706433:443",
+        "a..test:443",
+    ] {
         assert_refused(&client::connect(proxy, bad).await.unwrap_err(), 400, "bad_authority");
     }
 }
@@ -119,7 +154,9 @@ tlsInspectionPolicies:
 - {name: default, caPool: main}
 ";
     let setting = Setting::with(policy).await;
-    for (path, sent) in [("/a/../b?c=/../d", "/b?c=/../d"), ("/%61%2dz", "/a-z"), ("/./x/", "/x/"), ("/a%20b", "/a%20b")] {
+    for (path, sent) in
+        [("/a/../b?c=/../d", "/b?c=/../d"), ("/%61%2dz", "/a-z"), ("/./x/", "/x/"), ("/a%20b", "/a%20b")]
+    {
         let (reply, _) = setting.https("good.site.test", path).await;
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
         assert_eq!(setting.secure.last().target, sent, "{path}");

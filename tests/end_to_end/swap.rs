@@ -32,11 +32,15 @@ async fn under_load_no_request_fails_and_none_is_judged_by_half_a_policy() {
     let done = Arc::new(AtomicUsize::new(0));
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..4 {
-        let (stop, done, tls) = (Arc::clone(&stop), Arc::clone(&done), setting.trusting("load.site.test").http1());
+        let (stop, done, tls) =
+            (Arc::clone(&stop), Arc::clone(&done), setting.trusting("load.site.test").http1());
         clients.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let path = format!("/both/{client}");
-                let (reply, _) = client::https(proxy, "load.site.test", &tls, Ask::get(&path).at("load.site.test")).await.unwrap();
+                let (reply, _) =
+                    client::https(proxy, "load.site.test", &tls, Ask::get(&path).at("load.site.test"))
+                        .await
+                        .unwrap();
                 assert_eq!(reply.status, 200, "{reply:?}");
                 let reply = client::get(proxy, "http://load.site.test/both").await;
                 assert_eq!(reply.status, 200, "{reply:?}");
@@ -71,7 +75,9 @@ async fn open_connections_go_on_and_their_next_request_is_judged_anew() {
     .unwrap();
     tokio::spawn(connection);
     let mut ask = async |path: &str| {
-        let request = hyper::Request::get(format!("https://kept.site.test{path}")).body(http_body_util::Empty::<hyper::body::Bytes>::new()).unwrap();
+        let request = hyper::Request::get(format!("https://kept.site.test{path}"))
+            .body(http_body_util::Empty::<hyper::body::Bytes>::new())
+            .unwrap();
         sender.send_request(request).await.unwrap().status().as_u16()
     };
     let mut tunnel = client::connect(proxy, "unread.site.test:80").await.unwrap();
@@ -80,7 +86,10 @@ async fn open_connections_go_on_and_their_next_request_is_judged_anew() {
     setting.outgate.swap_policy(&policy("second", "/second"));
     assert_eq!((ask("/first").await, ask("/second").await), (403, 200), "on the same connection");
     tunnel.write_all(b"GET /tunnelled HTTP/1.1\r\nHost: unread.site.test\r\n\r\n").await.unwrap();
-    assert!(String::from_utf8_lossy(&read_some(&mut tunnel).await).starts_with("HTTP/1.1 200"), "the tunnel is still open");
+    assert!(
+        String::from_utf8_lossy(&read_some(&mut tunnel).await).starts_with("HTTP/1.1 200"),
+        "the tunnel is still open"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +100,11 @@ async fn a_session_that_the_new_policy_forbids_gets_no_further_request_through()
     setting.outgate.swap_policy("name: nothing\nrules: []\n");
     let reply = client::over_tls(stream, Ask::get("/first").at("kept.site.test")).await.unwrap();
     assert_refused(&reply, 403, "default_denied");
-    assert_refused(&client::connect(setting.proxy(), "new.site.test:443").await.unwrap_err(), 403, "default_denied");
+    assert_refused(
+        &client::connect(setting.proxy(), "new.site.test:443").await.unwrap_err(),
+        403,
+        "default_denied",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,8 +112,14 @@ async fn what_cannot_be_put_in_force_leaves_the_old_policy_and_says_why() {
     let mut setting = Setting::with(&policy("first", "/first")).await;
     let good = policy("second", "/second");
     for (bad, words) in [
-        (good.replace("request.path ==", "request.pth =="), vec!["rule `second`", "request.pth", "^", "column"]),
-        (good.replace("caPool: main", "caPool: main, minTlsVersion: TLS_1_3"), vec!["restart_required", "tlsInspectionPolicies"]),
+        (
+            good.replace("request.path ==", "request.pth =="),
+            vec!["rule `second`", "request.pth", "^", "column"],
+        ),
+        (
+            good.replace("caPool: main", "caPool: main, minTlsVersion: TLS_1_3"),
+            vec!["restart_required", "tlsInspectionPolicies"],
+        ),
         ("name: [".to_owned(), vec!["does not compile"]),
         (good.replace("priority: 10", "priority: 5"), vec!["priority"]),
     ] {

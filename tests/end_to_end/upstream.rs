@@ -39,7 +39,8 @@ async fn origins_with_a_bad_certificate_are_refused_without_a_word_of_why() {
     let folder = tempfile::tempdir().unwrap();
     let roots = folder.path().join("roots.pem");
     std::fs::write(&roots, origins.pem()).unwrap();
-    let setting = Setting::with_options(INSPECT_ALL, options.with(&["--upstream-ca", roots.to_str().unwrap()])).await;
+    let setting =
+        Setting::with_options(INSPECT_ALL, options.with(&["--upstream-ca", roots.to_str().unwrap()])).await;
 
     for (host, _) in &bad {
         let (reply, seen) = setting.https(host, "/").await;
@@ -48,8 +49,14 @@ async fn origins_with_a_bad_certificate_are_refused_without_a_word_of_why() {
         for leak in ["TLS_error", "CERTIFICATE", "expired\"", "issuer", "Stranger"] {
             assert!(!reply.body.contains(leak), "{host}: {}", reply.body);
         }
-        let line = setting.outgate.line(|line| line["destination"]["domain"] == *host && line["event"]["reason"] == "upstream_tls").await;
-        assert!(line["message"].as_str().unwrap().contains("CERTIFICATE_VERIFY_FAILED"), "the log says why: {line}");
+        let line = setting
+            .outgate
+            .line(|line| line["destination"]["domain"] == *host && line["event"]["reason"] == "upstream_tls")
+            .await;
+        assert!(
+            line["message"].as_str().unwrap().contains("CERTIFICATE_VERIFY_FAILED"),
+            "the log says why: {line}"
+        );
     }
     assert!(running.iter().all(|origin| origin.received().is_empty()));
 }
@@ -57,11 +64,16 @@ async fn origins_with_a_bad_certificate_are_refused_without_a_word_of_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn origins_that_do_not_answer_are_told_apart() {
     let nobody = free_address();
-    let options = Options::default().resolve("gone.site.test", 443, nobody).resolve("gone.site.test", 80, nobody);
+    let options =
+        Options::default().resolve("gone.site.test", 443, nobody).resolve("gone.site.test", 80, nobody);
     let setting = Setting::with_options(INSPECT_ALL, options).await;
     let (reply, _) = setting.https("gone.site.test", "/").await;
     assert_refused(&reply, 502, "upstream_unreachable");
-    assert_refused(&client::get(setting.proxy(), "http://gone.site.test/").await, 502, "upstream_unreachable");
+    assert_refused(
+        &client::get(setting.proxy(), "http://gone.site.test/").await,
+        502,
+        "upstream_unreachable",
+    );
     // No `--resolve` for this port, and no such name.
     let reply = client::get(setting.proxy(), "http://no-such-name.invalid:8080/").await;
     assert_refused(&reply, 502, "upstream_unreachable");
@@ -81,10 +93,13 @@ async fn the_tls_inspection_policy_counts_on_both_legs() {
     let origins = Authority::new("Private CA");
     let origin = Origin::tls(&origins.server(&["private.site.test"])).await;
     let pem: String = origins.pem().lines().map(|line| format!("      {line}\n")).collect();
-    let policy = INSPECT_ALL.replace("caPool: main", "caPool: main, trustConfig: corp, excludePublicCaSet: true")
+    let policy = INSPECT_ALL
+        .replace("caPool: main", "caPool: main, trustConfig: corp, excludePublicCaSet: true")
         + "outgate:\n  trustConfigs:\n  - name: corp\n    pem: |\n"
         + &pem;
-    let setting = Setting::with_options(&policy, Options::default().resolve("private.site.test", 443, origin.address)).await;
+    let setting =
+        Setting::with_options(&policy, Options::default().resolve("private.site.test", 443, origin.address))
+            .await;
     let (reply, seen) = client::https(
         setting.proxy(),
         "private.site.test",

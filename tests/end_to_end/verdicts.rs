@@ -121,7 +121,11 @@ tlsInspectionPolicies:
 #[tokio::test(flavor = "multi_thread")]
 async fn each_row_of_the_table() {
     let banner = Origin::banner("SSH-2.0-test\r\n").await;
-    let options = Options::default().resolve("unread.site.test", 22, banner.address).resolve("inspected.site.test", 22, banner.address);
+    let options = Options::default().resolve("unread.site.test", 22, banner.address).resolve(
+        "inspected.site.test",
+        22,
+        banner.address,
+    );
     let setting = Setting::with_options(EVERY_KIND, options).await;
     let proxy = setting.proxy();
 
@@ -141,44 +145,80 @@ async fn each_row_of_the_table() {
     let (reply, issuer) = setting.https("unread.site.test", "/anything").await;
     assert_eq!((reply.status, issuer.as_str()), (200, ORIGINS));
     let mut stream = client::connect(proxy, "unread.site.test:22").await.unwrap();
-    assert_eq!(read_some(&mut stream).await, b"SSH-2.0-test\r\n", "server-first protocols pass a session rule");
+    assert_eq!(
+        read_some(&mut stream).await,
+        b"SSH-2.0-test\r\n",
+        "server-first protocols pass a session rule"
+    );
 
     // An inspecting rule decrypts; HTTP/2 and HTTP/1.1 are decided alike.
     for tls in [setting.trusting("inspected.site.test"), setting.trusting("inspected.site.test").http1()] {
-        let (reply, seen) = client::https(proxy, "inspected.site.test", &tls, Ask::get("/ok?a=1").at("inspected.site.test")).await.unwrap();
+        let (reply, seen) =
+            client::https(proxy, "inspected.site.test", &tls, Ask::get("/ok?a=1").at("inspected.site.test"))
+                .await
+                .unwrap();
         assert_eq!(reply.status, 200);
         assert!(is_ours(&crate::setting::issuer(&seen)));
         assert_eq!(setting.secure.last().target, "/ok?a=1");
-        let (reply, _) = client::https(proxy, "inspected.site.test", &tls, Ask::get("/no").at("inspected.site.test")).await.unwrap();
+        let (reply, _) =
+            client::https(proxy, "inspected.site.test", &tls, Ask::get("/no").at("inspected.site.test"))
+                .await
+                .unwrap();
         assert_refused(&reply, 403, "default_denied");
     }
     let line = setting.outgate.session("inspected.site.test").await;
-    assert_eq!((&line["outgate"]["verdict"], &line["rule"]["name"]), (&"inspect".into(), &"inspected".into()), "{line}");
+    assert_eq!(
+        (&line["outgate"]["verdict"], &line["rule"]["name"]),
+        (&"inspect".into(), &"inspected".into()),
+        "{line}"
+    );
     assert_eq!(line["outgate"]["decrypted"], true);
 
     // Plain HTTP inside a tunnel: each request in the clear.
     let stream = client::connect(proxy, "inspected.site.test:80").await.unwrap();
     assert_eq!(client::http1(stream, Ask::get("/ok").at("inspected.site.test")).await.unwrap().status, 200);
     let stream = client::connect(proxy, "inspected.site.test:80").await.unwrap();
-    assert_refused(&client::http1(stream, Ask::get("/no").at("inspected.site.test")).await.unwrap(), 403, "default_denied");
+    assert_refused(
+        &client::http1(stream, Ask::get("/no").at("inspected.site.test")).await.unwrap(),
+        403,
+        "default_denied",
+    );
 
     // Anything else inside: the connection fails, and the line says so.
     let mut stream = client::connect(proxy, "inspected.site.test:22").await.unwrap();
     stream.write_all(b"SSH-2.0-client\r\n").await.unwrap();
     assert_eq!(client::read_until_quiet(&mut stream).await, "");
     let line = setting.outgate.line(|line| line["outgate"]["verdict"] == "fail").await;
-    assert_eq!((&line["event"]["reason"], &line["rule"]["name"]), (&"not_http".into(), &"inspected".into()), "{line}");
+    assert_eq!(
+        (&line["event"]["reason"], &line["rule"]["name"]),
+        (&"not_http".into(), &"inspected".into()),
+        "{line}"
+    );
     assert_eq!(banner.connections(), 1, "only the unread tunnel reached the origin");
 
     // An application rule without inspection: its TLS goes on to the rules behind it.
     let (reply, issuer) = setting.https("sniffed.site.test", "/anything").await;
     assert_eq!((reply.status, issuer.as_str()), (200, ORIGINS));
     let line = setting.outgate.session("sniffed.site.test").await;
-    assert_eq!((&line["outgate"]["verdict"], &line["rule"]["name"]), (&"tunnel".into(), &"passes".into()), "{line}");
-    let failure = client::https(proxy, "mixed.site.test", &setting.trusting("mixed.site.test"), Ask::get("/").at("mixed.site.test")).await;
+    assert_eq!(
+        (&line["outgate"]["verdict"], &line["rule"]["name"]),
+        (&"tunnel".into(), &"passes".into()),
+        "{line}"
+    );
+    let failure = client::https(
+        proxy,
+        "mixed.site.test",
+        &setting.trusting("mixed.site.test"),
+        Ask::get("/").at("mixed.site.test"),
+    )
+    .await;
     assert!(failure.is_err(), "no rule takes this TLS");
     let line = setting.outgate.session("mixed.site.test").await;
-    assert_eq!((&line["outgate"]["verdict"], &line["event"]["reason"]), (&"deny".into(), &"default_denied".into()), "{line}");
+    assert_eq!(
+        (&line["outgate"]["verdict"], &line["event"]["reason"]),
+        (&"deny".into(), &"default_denied".into()),
+        "{line}"
+    );
 
     // Rules that ask for the ClientHello are decided once it is there.
     let (reply, issuer) = setting.https("named.site.test", "/").await;
@@ -187,13 +227,21 @@ async fn each_row_of_the_table() {
     // A matcher that fails does not match, and is counted and logged.
     let (reply, _) = setting.https("header.site.test", "/").await;
     assert_refused(&reply, 403, "default_denied");
-    let line = setting.outgate.line(|line| line["destination"]["domain"] == "header.site.test" && line["outgate"]["errors"].is_array()).await;
+    let line = setting
+        .outgate
+        .line(|line| {
+            line["destination"]["domain"] == "header.site.test" && line["outgate"]["errors"].is_array()
+        })
+        .await;
     assert_eq!(line["outgate"]["errors"][0], "needs-header");
     let ask = Ask::get("/").with(&[("x-team", "a")]);
     assert_eq!(setting.ask_https("header.site.test", ask).await.0.status, 200);
     let metrics = setting.metrics().await;
     assert!(metrics.contains("outgate_evaluation_errors_total{rule=\"needs-header\"} 1"), "{metrics}");
-    assert!(metrics.contains("outgate_verdicts_total{stage=\"session\",verdict=\"deny\",rule=\"forbidden\"}"), "{metrics}");
+    assert!(
+        metrics.contains("outgate_verdicts_total{stage=\"session\",verdict=\"deny\",rule=\"forbidden\"}"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,16 +277,24 @@ tlsInspectionPolicies:
 #[tokio::test(flavor = "multi_thread")]
 async fn browsers_get_a_page_and_every_denial_has_its_line() {
     let setting = Setting::with(&policy(EXAMPLE_2, "true", 20)).await;
-    let ask = Ask { target: "http://nowhere.site.test/x", ..Ask::get("") }.at("nowhere.site.test").with(&[("accept", "text/html,*/*")]);
+    let ask = Ask { target: "http://nowhere.site.test/x", ..Ask::get("") }
+        .at("nowhere.site.test")
+        .with(&[("accept", "text/html,*/*")]);
     let reply = client::in_the_clear(setting.proxy(), ask).await;
     assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
     assert!(reply.body.contains("default_denied"), "{}", reply.body);
 
     let reply = client::get(setting.proxy(), "http://nowhere.site.test/y").await;
     let id = reply.json()["requestId"].clone();
-    let line = setting.outgate.line(|line| line["http"]["request"]["id"] == id && line["event"]["action"] == "outgate.request").await;
+    let line = setting
+        .outgate
+        .line(|line| line["http"]["request"]["id"] == id && line["event"]["action"] == "outgate.request")
+        .await;
     assert_eq!((&line["url"]["path"], &line["event"]["outcome"]), (&"/y".into(), &"failure".into()));
-    let end = setting.outgate.line(|line| line["http"]["request"]["id"] == id && line["event"]["action"] == "outgate.request.end").await;
+    let end = setting
+        .outgate
+        .line(|line| line["http"]["request"]["id"] == id && line["event"]["action"] == "outgate.request.end")
+        .await;
     assert_eq!(end["http"]["response"]["status_code"], 403, "{end}");
 }
 
@@ -249,6 +305,10 @@ async fn clients_without_a_server_name_cannot_be_inspected() {
     let handshake = Tls::new("github.com", Vec::new()).no_server_name().handshake(stream).await;
     assert!(handshake.is_err());
     let line = setting.outgate.session("github.com").await;
-    assert_eq!((&line["outgate"]["verdict"], &line["event"]["reason"]), (&"fail".into(), &"no_sni".into()), "{line}");
+    assert_eq!(
+        (&line["outgate"]["verdict"], &line["event"]["reason"]),
+        (&"fail".into(), &"no_sni".into()),
+        "{line}"
+    );
     assert_eq!(line["rule"], serde_json::Value::Null);
 }

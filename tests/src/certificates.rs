@@ -2,8 +2,8 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams,
-    SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
@@ -101,7 +101,11 @@ impl Identity {
     /// A certificate that nobody but its key vouches for.
     pub fn self_signed(names: &[&str], profile: &Profile) -> Self {
         let key = KeyPair::generate().unwrap();
-        let certificate = leaf_parameters(names, profile).self_signed(&key).unwrap();
+        let mut parameters = leaf_parameters(names, profile);
+        // As `openssl req -x509` makes them: nothing in it says that it could not be its own issuer.
+        parameters.key_usages.clear();
+        parameters.use_authority_key_identifier_extension = false;
+        let certificate = parameters.self_signed(&key).unwrap();
         Self::new(&certificate, &key)
     }
 

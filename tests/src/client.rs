@@ -8,9 +8,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, SupportedProtocolVersion};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -52,7 +52,11 @@ pub async fn connect(proxy: SocketAddr, authority: &str) -> Result<TcpStream, Re
 }
 
 /// Asks the proxy for a tunnel, with headers.
-pub async fn connect_with(proxy: SocketAddr, authority: &str, headers: &[(&str, &str)]) -> Result<TcpStream, Reply> {
+pub async fn connect_with(
+    proxy: SocketAddr,
+    authority: &str,
+    headers: &[(&str, &str)],
+) -> Result<TcpStream, Reply> {
     let mut stream = TcpStream::connect(proxy).await.unwrap();
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{headers}\r\n");
@@ -116,7 +120,13 @@ pub struct Tls {
 impl Tls {
     /// Trusts `roots`, asks for `name`, offers HTTP/2 and HTTP/1.1.
     pub fn new(name: &str, roots: Vec<CertificateDer<'static>>) -> Self {
-        Self { server_name: Some(name.to_owned()), roots, protocols: vec!["h2", "http/1.1"], identity: None, version: None }
+        Self {
+            server_name: Some(name.to_owned()),
+            roots,
+            protocols: vec!["h2", "http/1.1"],
+            identity: None,
+            version: None,
+        }
     }
 
     /// Shows this certificate.
@@ -163,7 +173,8 @@ impl Tls {
             Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.key()).unwrap(),
             None => builder.with_no_client_auth(),
         };
-        configuration.alpn_protocols = self.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        configuration.alpn_protocols =
+            self.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         configuration.enable_sni = self.server_name.is_some();
         let name = self.server_name.clone().unwrap_or_else(|| "no.sni".to_owned());
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
@@ -172,7 +183,12 @@ impl Tls {
 }
 
 /// A CONNECT, a handshake and one request: the reply, and the certificate that the client saw.
-pub async fn https(proxy: SocketAddr, host: &str, tls: &Tls, ask: Ask<'_>) -> io::Result<(Reply, CertificateDer<'static>)> {
+pub async fn https(
+    proxy: SocketAddr,
+    host: &str,
+    tls: &Tls,
+    ask: Ask<'_>,
+) -> io::Result<(Reply, CertificateDer<'static>)> {
     let stream = connect(proxy, &format!("{host}:443"))
         .await
         .map_err(|reply| io::Error::other(format!("CONNECT refused: {} {}", reply.status, reply.body)))?;
@@ -213,9 +229,10 @@ pub async fn http2<S>(stream: S, ask: Ask<'_>) -> io::Result<Reply>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
     tokio::spawn(connection);
     let target = format!("https://{}{}", ask.authority, ask.target);
     let request = ask.build(&target, false);

@@ -52,8 +52,10 @@ impl Origin {
 
     /// HTTP/1.1 and HTTP/2 over TLS.
     pub async fn tls(identity: &Identity) -> Self {
-        let mut configuration =
-            rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(identity.chain(), identity.key()).unwrap();
+        let mut configuration = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain(), identity.key())
+            .unwrap();
         configuration.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Self::start(Some(TlsAcceptor::from(Arc::new(configuration)))).await
     }
@@ -139,9 +141,13 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, received: Arc<M
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, received: Arc<Mutex<Vec<Received>>>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    received: Arc<Mutex<Vec<Received>>>,
+) {
     let service = service_fn(move |request| answer(request, Arc::clone(&received)));
-    let _client_gone = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let _client_gone =
+        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Answers with what came; `/slow` takes a moment, so that others can happen meanwhile.
@@ -179,7 +185,9 @@ async fn answer(
 
 fn json_response(value: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     response
 }
 

@@ -171,7 +171,9 @@ impl Outgate {
     /// All lines of the log so far.
     pub fn log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.directory.path().join("log.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
     }
 
     /// The first line that fits, which must come within a second or so of its event.
@@ -187,7 +189,10 @@ impl Outgate {
 
     /// The verdict line of a session to this host.
     pub async fn session(&self, host: &str) -> Value {
-        self.line(|line| line["event"]["action"] == "outgate.session" && line["destination"]["domain"] == host).await
+        self.line(|line| {
+            line["event"]["action"] == "outgate.session" && line["destination"]["domain"] == host
+        })
+        .await
     }
 
     /// The process ids of its children, by name.
@@ -198,7 +203,10 @@ impl Outgate {
     /// Sends a signal to a child.
     pub fn signal_child(&self, name: &str, signal: Signal) {
         let children = self.children();
-        let (pid, _) = children.iter().find(|(_, known)| known == name).unwrap_or_else(|| panic!("no {name}: {children:?}"));
+        let (pid, _) = children
+            .iter()
+            .find(|(_, known)| known == name)
+            .unwrap_or_else(|| panic!("no {name}: {children:?}"));
         send(*pid, signal);
     }
 
@@ -258,7 +266,11 @@ fn children_of(parent: u32) -> Vec<(u32, String)> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         // pid (name) state parent …
-        let parent_of = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).and_then(|text| text.parse().ok());
+        let parent_of = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.split(' ').nth(1))
+            .and_then(|text| text.parse().ok());
         if parent_of == Some(parent)
             && let Some(name) = name_of(pid)
         {
@@ -271,6 +283,8 @@ fn children_of(parent: u32) -> Vec<(u32, String)> {
 /// The name of a process that has not ended.
 fn name_of(pid: u32) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned());
+    let field = |key: &str| {
+        status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
+    };
     (!field("State:")?.starts_with('Z')).then(|| field("Name:"))?
 }

@@ -8,7 +8,7 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 /// Longer chains of aliases are loops or attacks.
-pub const MOST_ALIASES: usize = 16;
+const MOST_ALIASES: usize = 16;
 
 /// More addresses than a name has.
 const MOST_ADDRESSES: usize = 128;

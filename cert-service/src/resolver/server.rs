@@ -16,7 +16,7 @@ use super::question::Transport;
 use super::upstream::write_framed;
 
 /// Questions that are worked on at once; beyond it they go unanswered, and Envoy asks again.
-const MOST_QUESTIONS: usize = 2048;
+const MOST_QUESTIONS: usize = 8192;
 
 /// TCP connections open at once.
 const MOST_CONNECTIONS: usize = 64;

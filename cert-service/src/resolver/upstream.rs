@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
@@ -13,19 +14,19 @@ use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::Timeouts;
-use super::lookup::{self, Family, Lookup, MOST_ALIASES, Said};
+use super::lookup::{self, Family, Lookup, Said};
 
 /// The largest message over UDP that no network fragments.
 pub const SAFE_PAYLOAD: u16 = 1232;
 
-/// Sockets open at once, so that the process keeps file descriptors for Envoy.
-const MOST_SOCKETS: usize = 256;
+/// Sockets open at once; half of what the process may have, if that is less: the others are for Envoy.
+const MOST_SOCKETS: usize = 2048;
 
 /// Questions to follow one chain of aliases.
 const MOST_QUESTIONS: usize = 6;
 
 /// How often all name servers are tried.
-const ROUNDS: usize = 2;
+const ROUNDS: u32 = 2;
 
 /// The name servers.
 pub struct Upstreams {
@@ -53,7 +54,7 @@ enum AskError {
 impl Upstreams {
     /// Servers that may take this long.
     pub fn new(timeouts: Timeouts) -> Upstreams {
-        Upstreams { timeouts, sockets: Semaphore::new(MOST_SOCKETS), preferred: AtomicUsize::new(0) }
+        Upstreams { timeouts, sockets: Semaphore::new(most_sockets()), preferred: AtomicUsize::new(0) }
     }
 
     /// Finds out all about one family of a name; fails in time.
@@ -65,7 +66,7 @@ impl Upstreams {
 
     async fn follow(&self, servers: &[SocketAddr], name: &Name, family: Family) -> Lookup {
         let mut aliases: Vec<lookup::Alias> = Vec::new();
-        for _ in 0..MOST_QUESTIONS.min(MOST_ALIASES) {
+        for _ in 0..MOST_QUESTIONS {
             let owner = aliases.last().map_or(name, lookup::Alias::target).clone();
             let Some(message) = self.ask(servers, &owner, family).await else { break };
             match lookup::read(&owner, family, &message, aliases) {
@@ -79,13 +80,15 @@ impl Upstreams {
     /// The first usable answer of any server.
     async fn ask(&self, servers: &[SocketAddr], name: &Name, family: Family) -> Option<Message> {
         let first = self.preferred.load(Ordering::Relaxed);
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
+            // A server that needs longer than the first time allows may have the answer by now, or nearly.
+            let attempt = self.timeouts.attempt.saturating_mul(round);
             let mut silent = false;
             for index in (0..servers.len()).map(|index| (first + index) % servers.len()) {
                 let server = *servers.get(index)?;
                 // A semaphore that is never closed.
                 let _socket = self.sockets.acquire().await.ok()?;
-                match self.exchange(server, name, family).await {
+                match exchange(server, name, family, attempt).await {
                     Ok(message) => {
                         self.preferred.store(index, Ordering::Relaxed);
                         return Some(message);
@@ -101,38 +104,50 @@ impl Upstreams {
         }
         None
     }
+}
 
-    async fn exchange(&self, server: SocketAddr, name: &Name, family: Family) -> Result<Message, AskError> {
-        let mut question = Message::query();
-        question.metadata.recursion_desired = true;
-        question.add_query(Query::query(name.clone(), family.record_type()));
-        let mut edns = Edns::new();
-        edns.set_max_payload(SAFE_PAYLOAD);
-        question.set_edns(edns);
-        let answer = match self.exchange_message(server, &question).await {
-            // Servers from before EDNS.
-            Ok(answer)
-                if matches!(answer.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp) =>
-            {
-                question.edns = None;
-                self.exchange_message(server, &question).await?
-            }
-            answer => answer?,
-        };
-        match answer.metadata.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
-            code => Err(AskError::Code(code)),
+fn most_sockets() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|files| usize::try_from(files / 2).ok()).unwrap_or(MOST_SOCKETS).clamp(1, MOST_SOCKETS)
+}
+
+async fn exchange(
+    server: SocketAddr,
+    name: &Name,
+    family: Family,
+    attempt: Duration,
+) -> Result<Message, AskError> {
+    let mut question = Message::query();
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(name.clone(), family.record_type()));
+    let mut edns = Edns::new();
+    edns.set_max_payload(SAFE_PAYLOAD);
+    question.set_edns(edns);
+    let answer = match exchange_message(server, &question, attempt).await {
+        // Servers from before EDNS.
+        Ok(answer)
+            if matches!(answer.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp) =>
+        {
+            question.edns = None;
+            exchange_message(server, &question, attempt).await?
         }
+        answer => answer?,
+    };
+    match answer.metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
+        code => Err(AskError::Code(code)),
     }
+}
 
-    async fn exchange_message(&self, server: SocketAddr, question: &Message) -> Result<Message, AskError> {
-        let bytes = question.to_vec()?;
-        match timeout(self.timeouts.attempt, over_udp(server, question, &bytes)).await?? {
-            Some(answer) => Ok(answer),
-            None => {
-                timeout(self.timeouts.attempt.saturating_mul(2), over_tcp(server, question, &bytes)).await?
-            }
-        }
+async fn exchange_message(
+    server: SocketAddr,
+    question: &Message,
+    attempt: Duration,
+) -> Result<Message, AskError> {
+    let bytes = question.to_vec()?;
+    match timeout(attempt, over_udp(server, question, &bytes)).await?? {
+        Some(answer) => Ok(answer),
+        None => timeout(attempt.saturating_mul(2), over_tcp(server, question, &bytes)).await?,
     }
 }
 
@@ -144,7 +159,8 @@ async fn over_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Resul
     let socket = UdpSocket::bind(SocketAddr::new(unspecified, 0)).await?;
     socket.connect(server).await?;
     socket.send(bytes).await?;
-    let mut buffer = [0; 4096];
+    // Not in the future itself, of which there may be thousands.
+    let mut buffer = vec![0; 4096];
     loop {
         let length = socket.recv(&mut buffer).await?;
         let received = buffer.get(..length).unwrap_or_default();

@@ -15,8 +15,8 @@ use crate::decision::{Decision, End, RequestFacts, Subject};
 use crate::denial::{Answer, Denial};
 use crate::routing::Leg;
 use outgate_policy::{
-    Authority, Destination, Headers, Identity, Reason, Request, RequestPath, RequestStage, RequestVerdict,
-    RuleId, Session,
+    Authority, Connection, Destination, Engine, Headers, Identity, Reason, Request, RequestPath,
+    RequestStage, RequestVerdict, RuleId, Session, Source,
 };
 
 /// Headers that neither rules nor origins see: what only we may say, and what belongs to the hop to us.
@@ -60,6 +60,10 @@ pub struct Exchange {
     pub destination: Option<Destination>,
     /// The SNI around the request.
     pub server_name: Option<String>,
+    /// The TLS version around it, if rules ask.
+    pub tls_version: Option<String>,
+    /// The fingerprint of the ClientHello around it, if rules ask.
+    pub ja4: Option<String>,
     /// The request.
     pub incoming: Incoming,
     /// How the request came to be readable.
@@ -98,6 +102,8 @@ impl Exchange {
             identity: Identity::default(),
             destination: None,
             server_name: None,
+            tls_version: None,
+            ja4: None,
             incoming: Incoming::default(),
             stage,
             judged_path: None,
@@ -111,22 +117,28 @@ impl Exchange {
         let Some(destination) = self.destination.clone() else {
             return self.stop();
         };
-        let path = match RequestPath::parse(&self.incoming.path) {
+        let path = match RequestPath::of_request(&self.incoming.method, &self.incoming.path) {
             Ok(path) => path,
             Err(error) => return self.refuse(Refusal::request(error.reason(), error.to_string())),
         };
         self.judged_path = Some(path.path().to_owned());
         let headers = self.incoming.headers(&destination);
-        let decision = self.filter.engine.request(
-            &self.session(&destination),
-            &Request {
-                method: &self.incoming.method,
-                scheme: self.stage.scheme(),
-                path: &path,
-                headers: &headers,
-            },
-            self.stage,
-        );
+        let connection = Connection {
+            sni: self.server_name.as_deref(),
+            tls_version: self.tls_version.as_deref(),
+            ja4: self.ja4.as_deref(),
+        };
+        let session = Session {
+            connection: (self.stage == RequestStage::Inspected).then_some(&connection),
+            ..self.session(&destination)
+        };
+        let request = Request {
+            method: &self.incoming.method,
+            scheme: self.stage.scheme(),
+            path: &path,
+            headers: &headers,
+        };
+        let decision = self.filter.engine.request(&session, &request, self.stage);
         match decision.verdict {
             RequestVerdict::Allow(rule) => {
                 self.record(
@@ -341,11 +353,21 @@ impl Incoming {
         incoming
     }
 
-    /// The headers as rules see them; `host` is the destination's name.
+    /// The headers as rules see them.
     pub fn headers(&self, destination: &Destination) -> Headers {
-        let host = std::iter::once(("host", destination.host.as_str().as_bytes()));
         let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        Headers::new(host.chain(fields))
+        Headers::of_request(&destination.host, fields)
+    }
+
+    /// Drops headers that say who calls, unless they come from where the policy lets them come from.
+    pub fn drop_untrusted(&mut self, engine: &Engine, client: IpAddr) {
+        for header in engine.document().outgate.sources.iter().filter_map(Source::header) {
+            let trusted = header.from.iter().any(|range| range.contains(client));
+            if !trusted && self.fields.iter().any(|(name, _)| *name == header.name) {
+                self.fields.retain(|(name, _)| *name != header.name);
+                host::remove_request_header(&header.name);
+            }
+        }
     }
 
     fn accept(&self) -> Option<String> {

@@ -34,8 +34,9 @@ impl Explicit {
 
     fn identify(&mut self, destination: &Destination) {
         let exchange = &mut self.exchange;
-        let headers = exchange.incoming.headers(destination);
         if let Some(client) = exchange.client {
+            exchange.incoming.drop_untrusted(&exchange.filter.engine, client.ip());
+            let headers = exchange.incoming.headers(destination);
             exchange.identity = exchange.filter.engine.identify(&Client {
                 ip: client.ip(),
                 port: client.port(),

@@ -85,12 +85,7 @@ impl Guard {
         }
         match tls {
             TlsState::Inspect(rule) => inspect(rule, destination, server_name),
-            TlsState::Tunnel(rule) => Outcome {
-                verdict: "tunnel",
-                reason: Reason::RuleAllowed,
-                rule: Some(rule.clone()),
-                detail: None,
-            },
+            TlsState::Tunnel(rule) => pass(rule, destination, server_name),
             TlsState::Deny(rule) => Outcome {
                 verdict: "deny",
                 reason: if rule.is_some() { Reason::RuleDenied } else { Reason::DefaultDenied },
@@ -255,21 +250,42 @@ impl StreamContext for Guard {
     }
 }
 
-fn inspect(rule: &str, destination: &Destination, server_name: Option<&str>) -> Outcome {
-    let fail = |reason, detail| Outcome { verdict: "fail", reason, rule: None, detail: Some(detail) };
+/// A tunnel without a server name goes on: there is nothing in it to disagree.
+fn pass(rule: &str, destination: &Destination, server_name: Option<&str>) -> Outcome {
     match agree::server_name(destination, server_name) {
-        ServerName::Same => {
-            Outcome { verdict: "inspect", reason: Reason::RuleAllowed, rule: Some(rule.to_owned()), detail: None }
-        }
-        ServerName::Differs => fail(
-            Reason::HostMismatch,
-            format!("the tunnel leads to `{}`, but TLS asks for `{}`", destination.host, server_name.unwrap_or_default()),
-        ),
-        ServerName::Absent => fail(
+        ServerName::Same | ServerName::Absent => Outcome::allowed("tunnel", rule),
+        ServerName::Differs => Outcome::mismatch(destination, server_name),
+    }
+}
+
+/// A certificate is chosen by the server name.
+fn inspect(rule: &str, destination: &Destination, server_name: Option<&str>) -> Outcome {
+    match agree::server_name(destination, server_name) {
+        ServerName::Same => Outcome::allowed("inspect", rule),
+        ServerName::Differs => Outcome::mismatch(destination, server_name),
+        ServerName::Absent => Outcome::failed(
             Reason::NoSni,
             "the client sent no server name, so no certificate can be chosen; have it send SNI, or let a session rule \
              pass it unread"
                 .to_owned(),
         ),
+    }
+}
+
+impl Outcome {
+    fn allowed(verdict: &'static str, rule: &str) -> Self {
+        Self { verdict, reason: Reason::RuleAllowed, rule: Some(rule.to_owned()), detail: None }
+    }
+
+    fn mismatch(destination: &Destination, server_name: Option<&str>) -> Self {
+        let asked = server_name.unwrap_or_default();
+        Self::failed(
+            Reason::HostMismatch,
+            format!("the tunnel leads to `{}`, but TLS asks for `{asked}`", destination.host),
+        )
+    }
+
+    fn failed(reason: Reason, detail: String) -> Self {
+        Self { verdict: "fail", reason, rule: None, detail: Some(detail) }
     }
 }

@@ -9,7 +9,7 @@ use super::exchange::{Exchange, Incoming, Refusal};
 use super::filter::Filter;
 use super::host;
 use crate::decision::Subject;
-use crate::session_state::SessionState;
+use crate::session_state::{SessionState, TlsState};
 use outgate_policy::agree;
 use outgate_policy::{Authority, ConnectVerdict, Destination, Reason, RequestStage, TlsVerdict};
 
@@ -107,6 +107,11 @@ impl HttpContext for Inner {
         self.exchange.destination = Some(destination.clone());
         if self.stage == RequestStage::Inspected {
             self.exchange.server_name = Some(destination.host.as_str().to_owned());
+            if state.tls == TlsState::Undecided {
+                // The rules ask for what only the connection tells.
+                self.exchange.tls_version = host::text_property(&["connection", "tls_version"]);
+                self.exchange.ja4 = host::text_property(&["filter_state", "outgate.ja4"]);
+            }
         }
         self.judge(&state, &destination)
     }

@@ -22,8 +22,8 @@ use outgate_tests::client::{self, Ask, Tls};
 use outgate_tests::origin::Origin;
 use outgate_tests::outgate::executable;
 use rustix::process::{Pid, Signal, kill_process};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use x509_parser::prelude::FromDer;
@@ -123,7 +123,12 @@ impl Demonstration {
         let reply = client::get(proxy, "http://plain.demo.test/hello").await;
         let line = self.line("outgate.request", "plain.demo.test").await;
         good &= reply.status == 200;
-        print("1  allowed", "GET http://plain.demo.test/hello", &format!("{} from the origin", reply.status), &line);
+        print(
+            "1  allowed",
+            "GET http://plain.demo.test/hello",
+            &format!("{} from the origin", reply.status),
+            &line,
+        );
 
         let reply = client::get(proxy, "http://denied.demo.test/").await;
         let line = self.line("outgate.request", "denied.demo.test").await;
@@ -132,11 +137,17 @@ impl Demonstration {
         print("2  denied", "GET http://denied.demo.test/", &said, &line);
 
         let anything = Tls::new("bank.demo.test", Vec::new());
-        match client::https(proxy, "bank.demo.test", &anything, Ask::get("/account").at("bank.demo.test")).await {
+        match client::https(proxy, "bank.demo.test", &anything, Ask::get("/account").at("bank.demo.test"))
+            .await
+        {
             Ok((reply, seen)) => {
                 let line = self.line("outgate.session", "bank.demo.test").await;
                 good &= reply.status == 200 && issuer(&seen).contains("Demo origins CA");
-                let said = format!("{}; the client sees the bank's own certificate, of {}", reply.status, issuer(&seen));
+                let said = format!(
+                    "{}; the client sees the bank's own certificate, of {}",
+                    reply.status,
+                    issuer(&seen)
+                );
                 print("3  tunnelled", "GET https://bank.demo.test/account", &said, &line);
             }
             Err(error) => good = failed("3  tunnelled", &error),
@@ -146,11 +157,14 @@ impl Demonstration {
             [("4  inspected", "/grpc/grpc", 200), ("   inspected", "/torvalds/linux", 403)]
         {
             let trusting = Tls::new("github.demo.test", roots.clone());
-            match client::https(proxy, "github.demo.test", &trusting, Ask::get(path).at("github.demo.test")).await {
+            match client::https(proxy, "github.demo.test", &trusting, Ask::get(path).at("github.demo.test"))
+                .await
+            {
                 Ok((reply, seen)) => {
                     let line = self.last_line("outgate.request", "github.demo.test", path).await;
                     good &= reply.status == status && issuer(&seen).contains("Outgate development CA");
-                    let said = format!("{}; the client sees our certificate, of {}", reply.status, issuer(&seen));
+                    let said =
+                        format!("{}; the client sees our certificate, of {}", reply.status, issuer(&seen));
                     print(title, &format!("GET https://github.demo.test{path}"), &said, &line);
                 }
                 Err(error) => good = failed(title, &error),
@@ -172,8 +186,16 @@ impl Demonstration {
         let line = self.wait(|line| line["event"]["action"] == "tls.handshake.failure").await;
         let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
         println!("5  explained  mTLS handshake with an expired client certificate");
-        println!("              who      {}  from {}", text(&line["tls"]["client"]["subject"]), text(&line["client"]["ip"]));
-        println!("              why      {} / {}", text(&line["error"]["type"]), text(&line["event"]["reason"]));
+        println!(
+            "              who      {}  from {}",
+            text(&line["tls"]["client"]["subject"]),
+            text(&line["client"]["ip"])
+        );
+        println!(
+            "              why      {} / {}",
+            text(&line["error"]["type"]),
+            text(&line["event"]["reason"])
+        );
         println!("              until    {}", text(&line["tls"]["client"]["not_after"]));
         println!("              remedy   {}", text(&line["mtls"]["remedy"]));
         println!("              {line}\n");
@@ -189,7 +211,10 @@ impl Demonstration {
         println!("  CA           {ca}   also http://{}/ca.pem", arguments.cert_http);
         println!("  mTLS         https://localhost:{}", arguments.mtls_listen.port());
         println!("  admin        http://{}/ready", arguments.admin);
-        println!("  metrics      http://{}/stats/prometheus   http://{}/metrics", arguments.admin, arguments.cert_http);
+        println!(
+            "  metrics      http://{}/stats/prometheus   http://{}/metrics",
+            arguments.admin, arguments.cert_http
+        );
         println!("  decisions    {}", self.log.display());
         println!("  other logs   {}", arguments.state.display());
         println!("\nTry:\n");
@@ -198,10 +223,19 @@ impl Demonstration {
         println!("  curl -x {proxy} --cacert {folder}/origins-ca.pem https://bank.demo.test/account");
         println!("  curl -x {proxy} --cacert {ca} https://github.demo.test/grpc/grpc");
         println!("  curl -x {proxy} --cacert {ca} https://github.demo.test/torvalds/linux");
-        println!("  curl --cacert {ca} --cert {folder}/alice.pem https://localhost:{}/", arguments.mtls_listen.port());
-        println!("  curl --cacert {ca} --cert {folder}/alice-expired.pem https://localhost:{}/", arguments.mtls_listen.port());
+        println!(
+            "  curl --cacert {ca} --cert {folder}/alice.pem https://localhost:{}/",
+            arguments.mtls_listen.port()
+        );
+        println!(
+            "  curl --cacert {ca} --cert {folder}/alice-expired.pem https://localhost:{}/",
+            arguments.mtls_listen.port()
+        );
         println!("  tail -f {}", self.log.display());
-        println!("\nEdit {} meanwhile: the new policy is in force a moment later.", arguments.policy.display());
+        println!(
+            "\nEdit {} meanwhile: the new policy is in force a moment later.",
+            arguments.policy.display()
+        );
     }
 
     fn roots(&self, arguments: &Arguments) -> Vec<CertificateDer<'static>> {
@@ -215,7 +249,9 @@ impl Demonstration {
 
     async fn last_line(&self, action: &str, host: &str, path: &str) -> Value {
         self.wait(|line| {
-            line["event"]["action"] == action && line["destination"]["domain"] == host && line["url"]["path"] == path
+            line["event"]["action"] == action
+                && line["destination"]["domain"] == host
+                && line["url"]["path"] == path
         })
         .await
     }
@@ -266,7 +302,8 @@ impl Proxy {
             command.args(["--resolve", &format!("{host}:{port}:{}:{}", address.ip(), address.port())]);
         }
         println!("Starting outgate");
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
         while said.read_line(&mut line).is_ok_and(|count| count > 0) {
@@ -306,10 +343,14 @@ impl Drop for Proxy {
 
 fn print(title: &str, what: &str, said: &str, line: &Value) {
     let verdict = line["outgate"]["verdict"].as_str().unwrap_or("?");
-    let rule = line["rule"]["name"].as_str().map_or_else(|| "no rule".to_owned(), |rule| format!("rule `{rule}`"));
+    let rule =
+        line["rule"]["name"].as_str().map_or_else(|| "no rule".to_owned(), |rule| format!("rule `{rule}`"));
     println!("{title:<14}{what}");
     println!("              {said}");
-    println!("              verdict `{verdict}`, {rule}, {}\n", line["event"]["reason"].as_str().unwrap_or("?"));
+    println!(
+        "              verdict `{verdict}`, {rule}, {}\n",
+        line["event"]["reason"].as_str().unwrap_or("?")
+    );
 }
 
 fn failed(title: &str, error: &std::io::Error) -> bool {
