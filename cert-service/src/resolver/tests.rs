@@ -15,6 +15,7 @@ use super::{Resolver, Settings, Timeouts, parse_upstream};
 use name_server::NameServer;
 use outgate_policy::address::Cidr;
 
+mod envoy;
 mod name_server;
 
 /// A resolver, the name server that it asks, and its log.
