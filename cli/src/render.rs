@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use outgate_filter::configuration::{Grants, Log, PluginConfiguration};
 use outgate_filter::routing::{Leg, Routing};
+use outgate_policy::Destination;
 
 use crate::resolve::Resolve;
 use crate::upstream_tls::UpstreamTls;
@@ -89,7 +90,7 @@ pub struct Mtls {
     /// Certificate and key of the server; without them cert-service gives one for this name.
     pub certificate: MtlsCertificate,
     /// Where good requests go; without it they are answered with the identity that was seen.
-    pub upstream: Option<Upstream>,
+    pub upstream: Option<Destination>,
 }
 
 /// The server certificate of the mTLS listener.
@@ -104,15 +105,6 @@ pub enum MtlsCertificate {
     },
     /// Minted by cert-service for this name.
     Minted(String),
-}
-
-/// A plain HTTP server behind the mTLS listener.
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// Its host.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
 }
 
 /// Why a configuration could not be rendered.
@@ -342,7 +334,7 @@ impl Rendering {
                 json!({"match": {"prefix": ""}, "route": {"cluster": "mtls-upstream", "timeout": "0s"}})
                     .to_string(),
             );
-            cluster = format!("- {}\n", mtls_upstream(upstream));
+            cluster = format!("- {}\n", self.mtls_upstream(upstream));
         } else {
             let configuration = json!({"@type": STRING_VALUE, "value": "{}"});
             values.insert(
@@ -361,6 +353,20 @@ impl Rendering {
             );
         }
         Ok((fill(MTLS_LISTENER, &values)?, cluster))
+    }
+}
+
+impl Rendering {
+    /// The server behind the mTLS listener, where `--resolve` says it is if it does.
+    fn mtls_upstream(&self, upstream: &Destination) -> Value {
+        let resolved = self.resolve.iter().find(|entry| entry.destination.matches(upstream));
+        let name = "mtls-upstream";
+        match resolved {
+            Some(entry) => static_cluster(name, entry.address),
+            None => {
+                with(cluster(name, upstream.host.as_str(), upstream.port), &[("type", json!("STRICT_DNS"))])
+            }
+        }
     }
 }
 
@@ -418,12 +424,16 @@ fn tunnel_chain(values: &Values, cluster: &str, dns_cache: Option<&Value>) -> St
 }
 
 fn static_cluster(name: &str, address: SocketAddr) -> Value {
+    cluster(name, &address.ip().to_string(), address.port())
+}
+
+fn cluster(name: &str, address: &str, port: u16) -> Value {
     json!({
         "name": name,
         "connect_timeout": "5s",
         "circuit_breakers": circuit_breakers(),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
-            {"endpoint": {"address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}}}}]}]},
+            {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}]}]},
     })
 }
 
@@ -451,17 +461,6 @@ fn dns_cache(name: &str) -> Value {
         "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
         }},
-    })
-}
-
-fn mtls_upstream(upstream: &Upstream) -> Value {
-    json!({
-        "name": "mtls-upstream",
-        "type": "STRICT_DNS",
-        "connect_timeout": "5s",
-        "circuit_breakers": circuit_breakers(),
-        "load_assignment": {"cluster_name": "mtls-upstream", "endpoints": [{"lb_endpoints": [
-            {"endpoint": {"address": {"socket_address": {"address": upstream.host, "port_value": upstream.port}}}}]}]},
     })
 }
 

@@ -17,11 +17,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use outgate_policy::Engine;
+use outgate_policy::{Destination, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::render::{Mtls, MtlsCertificate, Rendering, Upstream};
+use crate::render::{Mtls, MtlsCertificate, Rendering};
 use crate::resolve::Resolve;
 use crate::upstream_tls::UpstreamTls;
 use child::Process;
@@ -67,8 +67,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "PEM", requires = "mtls_cert")]
     mtls_key: Option<PathBuf>,
     /// Where good requests go, over plain HTTP [default: answered with the identity seen]
-    #[arg(long, value_name = "HOST:PORT", requires = "mtls_listen", value_parser = parse_upstream)]
-    mtls_upstream: Option<Upstream>,
+    #[arg(long, value_name = "HOST:PORT", requires = "mtls_listen", value_parser = parse_destination)]
+    mtls_upstream: Option<Destination>,
     /// Development CA and working files; clients must trust DIR/ca.pem
     #[arg(long, value_name = "DIR", default_value = ".outgate")]
     state: PathBuf,
@@ -472,7 +472,6 @@ fn parse_share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "give a share from 0 to 1, such as 0.01".to_owned())
 }
 
-fn parse_upstream(text: &str) -> Result<Upstream, String> {
-    let destination = outgate_policy::Destination::parse(text).map_err(|error| error.to_string())?;
-    Ok(Upstream { host: destination.host.as_str().to_owned(), port: destination.port })
+fn parse_destination(text: &str) -> Result<Destination, String> {
+    Destination::parse(text).map_err(|error| error.to_string())
 }

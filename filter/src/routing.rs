@@ -63,7 +63,8 @@ impl Routing {
 }
 
 impl Resolved {
-    fn matches(&self, destination: &Destination) -> bool {
+    /// Whether it is about this destination.
+    pub fn matches(&self, destination: &Destination) -> bool {
         self.port == destination.port
             && match &self.host {
                 HostPattern::Any => true,

@@ -16,8 +16,8 @@ const MOST_ADDRESSES: usize = 128;
 /// Nothing is kept longer, whatever its TTL.
 const LONGEST_LIFE: u32 = 24 * 3600;
 
-/// How long a failure is remembered, so that repeated questions do not hit a server that is in trouble.
-const FAILURE_LIFE: Duration = Duration::from_secs(1);
+/// How long a failure is remembered, and that there is nothing if nobody says for how long: Envoy asks again at once.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// A kind of address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -186,7 +186,10 @@ impl Lookup {
             End::Failed => None,
         };
         let ttl = aliases.iter().map(|alias| alias.ttl).chain([last.unwrap_or(0)]).min().unwrap_or(0);
-        let life = if end == End::Failed { FAILURE_LIFE } else { Duration::from_secs(ttl.into()) };
+        let life = match end {
+            End::Failed | End::Negative { authority: None, .. } => SHORT_LIFE,
+            _ => Duration::from_secs(ttl.into()),
+        };
         Lookup { aliases, end, at: Instant::now(), life }
     }
 }

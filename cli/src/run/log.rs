@@ -70,8 +70,11 @@ impl DecisionLog {
     }
 }
 
-/// The JSON object of a line that the filter logged: `… wasm log <plugin>: {…}`.
+/// The JSON object of a line that the filter logged, `… wasm log <plugin>: {…}`, or that Envoy's own access log wrote.
 fn filter_line(line: &str) -> Option<&str> {
+    if line.starts_with("{\"") {
+        return Some(line).filter(|json| json.ends_with('}'));
+    }
     let (_, message) = line.split_once("wasm log")?;
     let (_, object) = message.split_once(": {\"")?;
     let start = line.len().checked_sub(object.len() + 2)?;
@@ -87,6 +90,7 @@ mod tests {
         for (line, expected) in [
             (r#"[info][wasm] wasm log explicit outgate: {"a":1}"#, Some(r#"{"a":1}"#)),
             (r#"[info][wasm] wasm log explicit: {"a":": {\"b"}"#, Some(r#"{"a":": {\"b"}"#)),
+            (r#"{"event":{"action":"outgate.request"}}"#, Some(r#"{"event":{"action":"outgate.request"}}"#)),
             ("[info][wasm] wasm log explicit: the policy is in force", None),
             (r#"[warning][config] {"a":1}"#, None),
         ] {

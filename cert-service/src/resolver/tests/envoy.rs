@@ -96,7 +96,10 @@ impl Envoy {
             tokio::time::sleep(Duration::from_millis(50)).await;
             let listeners = get(admin, "admin", "/listeners").await;
             if let Some((_, port)) = listeners.split_once("proxy::127.0.0.1:") {
-                return Some(Envoy { port: port.trim().parse().unwrap(), _process: process });
+                return Some(Envoy {
+                    port: port.split_whitespace().next().unwrap().parse().unwrap(),
+                    _process: process,
+                });
             }
         }
         panic!("Envoy has no listener: {text}");
