@@ -152,8 +152,12 @@ impl Audit {
             #[serde(flatten)]
             event: &'a Event<'a>,
         }
-        let time = moment();
-        let Ok(mut line) = serde_json::to_vec(&Line { time, event }) else { return };
+        self.write(&Line { time: moment(), event });
+    }
+
+    /// Writes a line that has its own time and event.
+    pub fn write(&self, line: &impl Serialize) {
+        let Ok(mut line) = serde_json::to_vec(line) else { return };
         line.push(b'\n');
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = lines.as_ref().map(|lines| lines.try_send(line));

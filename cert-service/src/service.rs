@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
@@ -15,6 +16,8 @@ use crate::leaf::{self, Leaf};
 use crate::leases::proof::{Issued, Proofs};
 use crate::leases::{Leases, Terms, Withdrawal};
 use crate::metrics::{DenialReason, Gauges, GrantResult, Metrics};
+use crate::resolver::refusal::Refusal;
+use crate::resolver::{self, Resolver, ResolverError};
 use outgate_policy::HostName;
 
 /// How the service works, apart from where it listens.
@@ -40,6 +43,7 @@ pub struct Service {
     metrics: Metrics,
     audit: Audit,
     socket_serves: AtomicBool,
+    resolver: OnceLock<Resolver>,
 }
 
 /// A leaf and the terms on which an Envoy gets it.
@@ -96,6 +100,7 @@ impl Service {
             metrics: Metrics::default(),
             audit,
             socket_serves: AtomicBool::new(false),
+            resolver: OnceLock::new(),
         }
     }
 
@@ -217,11 +222,31 @@ impl Service {
     }
 
     /// The readiness latches by name.
-    pub fn latches(&self) -> [(&'static str, bool); 2] {
-        [
+    pub fn latches(&self) -> Vec<(&'static str, bool)> {
+        let mut latches = vec![
             ("ca", self.ca.can_sign(OffsetDateTime::now_utc())),
             ("socket", self.socket_serves.load(Ordering::Relaxed)),
-        ]
+        ];
+        latches.extend(self.resolver().map(|resolver| ("resolver", resolver.is_ready())));
+        latches
+    }
+
+    /// The resolver, if there is one.
+    pub fn resolver(&self) -> Option<&Resolver> {
+        self.resolver.get()
+    }
+
+    /// Adds a resolver; only the first one counts.
+    pub async fn start_resolver(self: &Arc<Self>, settings: resolver::Settings) -> Result<(), ResolverError> {
+        let service = Arc::downgrade(self);
+        let log = move |refusal: &Refusal| {
+            if let Some(service) = service.upgrade() {
+                service.audit.write(refusal);
+            }
+        };
+        // A second one would end here, when it is dropped.
+        let _ = self.resolver.set(Resolver::start(settings, Box::new(log)).await?);
+        Ok(())
     }
 
     /// Says whether the Unix socket serves.
@@ -231,14 +256,16 @@ impl Service {
 
     /// The page that Prometheus reads.
     pub fn render_metrics(&self) -> String {
-        self.metrics.render(&Gauges {
+        let mut page = self.metrics.render(&Gauges {
             ca: self.ca.id(),
             ca_not_after: self.ca.not_after().unix_timestamp(),
             live_leases: self.leases.live(),
             granted_hosts: self.grants.hosts(),
             ready: self.latches().iter().all(|(_, open)| *open),
             audit_lines_dropped: self.audit.dropped(),
-        })
+        });
+        page.extend(self.resolver().map(Resolver::render_metrics));
+        page
     }
 
     /// The CA.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use outgate_policy::{Destination, Engine};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::render::{Mtls, MtlsCertificate, Rendering};
@@ -90,6 +90,9 @@ pub struct RunArgs {
     /// The share of allowances that is logged, 0 to 1; denials always are [default: the policy's, else 1]
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     log_allowances: Option<f64>,
+    /// After SIGTERM, how long open connections may go on
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_seconds)]
+    drain: Duration,
 }
 
 /// What ended a run before its time.
@@ -146,6 +149,7 @@ struct Run {
     bootstrap: String,
     upstream_cas: Vec<PathBuf>,
     log_allowances: Option<f64>,
+    drain: Duration,
     hash: String,
     swaps: u64,
     state: State,
@@ -164,7 +168,7 @@ impl Run {
         let wasm = locate::wasm()?;
         let cert_service = locate::cert_service()?;
         let envoy = locate::envoy(args.envoy.as_deref())?;
-        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(RunError::Signals)?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(RunError::Signals)?;
         let state = State::open(&args.state)?;
         let log = DecisionLog::open(args.log_file.as_deref())
             .map_err(|error| RunError::Log { path: args.log_file.clone().unwrap_or_default(), error })?;
@@ -201,6 +205,7 @@ impl Run {
             bootstrap,
             upstream_cas: args.upstream_ca.clone(),
             log_allowances: args.log_allowances,
+            drain: args.drain,
             hash: policy.engine.hash().to_owned(),
             swaps: 0,
             state,
@@ -233,9 +238,17 @@ impl Run {
     /// Until a signal, or the end of Envoy.
     fn watch(&mut self) -> Result<(), RunError> {
         loop {
-            if let Some(signal) = self.signals.pending().next() {
-                eprintln!("outgate: signal {signal}, ending");
-                break;
+            match self.signals.pending().next() {
+                None => {}
+                Some(SIGUSR1) => self.log.reopen(),
+                Some(SIGTERM) => {
+                    self.drain();
+                    break;
+                }
+                Some(_) => {
+                    eprintln!("outgate: interrupted, ending");
+                    break;
+                }
             }
             if let Some(status) = self.envoy.ended() {
                 return Err(RunError::Ended {
@@ -263,6 +276,28 @@ impl Run {
         }
         self.envoy.stop(Duration::from_secs(5));
         Ok(())
+    }
+
+    /// Takes no new connections and lets the open ones end; another signal, or the limit, cuts them.
+    fn drain(&mut self) {
+        if self.drain.is_zero() || self.admin.drain().is_err() {
+            return;
+        }
+        eprintln!("outgate: terminated, draining for {} s at most", self.drain.as_secs());
+        let deadline = Instant::now() + self.drain;
+        while self.admin.connections().is_some_and(|connections| connections > 0) {
+            if self.signals.pending().any(|signal| signal != SIGUSR1) || self.envoy.ended().is_some() {
+                return;
+            }
+            if Instant::now() > deadline {
+                eprintln!(
+                    "outgate: connections are still open after {} s; cutting them",
+                    self.drain.as_secs()
+                );
+                return;
+            }
+            sleep(Duration::from_millis(50));
+        }
     }
 
     /// Puts a policy in force without dropping a connection, or says why not.
@@ -474,4 +509,11 @@ fn parse_share(text: &str) -> Result<f64, String> {
 
 fn parse_destination(text: &str) -> Result<Destination, String> {
     Destination::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.strip_suffix('s')
+        .and_then(|number| number.parse().ok())
+        .map(Duration::from_secs)
+        .ok_or_else(|| "give seconds, such as `30s`".to_owned())
 }

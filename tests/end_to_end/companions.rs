@@ -88,3 +88,34 @@ async fn whatever_ends_the_run_ends_its_children() {
         assert_gone(&children);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_and_sigusr1_starts_a_new_log() {
+    let mut setting = Setting::with(INSPECT_ALL).await;
+    assert_eq!(client::get(setting.proxy(), "http://first.site.test/").await.status, 200);
+    setting.outgate.session_or_request("first.site.test").await;
+    let log = setting.outgate.log_file();
+    let old = log.with_extension("old");
+    std::fs::rename(&log, &old).unwrap();
+    setting.outgate.signal(Signal::USR1);
+    for _ in 0..100 {
+        if log.exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(client::get(setting.proxy(), "http://second.site.test/").await.status, 200);
+    setting.outgate.session_or_request("second.site.test").await;
+    assert!(std::fs::read_to_string(old).unwrap().contains("first.site.test"));
+
+    // A request under way when SIGTERM comes is answered; the proxy says that it is not ready.
+    let proxy = setting.proxy();
+    let slow = tokio::spawn(async move { client::get(proxy, "http://slow.site.test/slow").await.status });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    setting.outgate.signal(Signal::TERM);
+    setting.outgate.wait_for("draining", Duration::from_secs(5));
+    let ready = client::in_the_clear(setting.outgate.admin, Ask::get("/ready").at("admin")).await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!(slow.await.unwrap(), 200);
+    assert_eq!(setting.outgate.wait(Duration::from_secs(10)), Some(0));
+}

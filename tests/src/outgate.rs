@@ -170,7 +170,7 @@ impl Outgate {
 
     /// All lines of the log so far.
     pub fn log(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.directory.path().join("log.jsonl")).unwrap_or_default();
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
             .collect()
@@ -193,6 +193,16 @@ impl Outgate {
             line["event"]["action"] == "outgate.session" && line["destination"]["domain"] == host
         })
         .await
+    }
+
+    /// The first line about this host.
+    pub async fn session_or_request(&self, host: &str) -> Value {
+        self.line(|line| line["destination"]["domain"] == host).await
+    }
+
+    /// The file of the log.
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.path().join("log.jsonl")
     }
 
     /// The process ids of its children, by name.

@@ -123,6 +123,24 @@ impl Admin {
         answers(&format!("http://{}/ready", self.address))
     }
 
+    /// Has Envoy say that it is not ready, and take no new connections.
+    pub fn drain(&self) -> Result<(), EnvoyError> {
+        for path in ["healthcheck/fail", "drain_listeners?graceful&skip_exit"] {
+            agent()
+                .post(format!("http://{}/{path}", self.address))
+                .send_empty()
+                .map_err(|_| EnvoyError::Admin(self.address))?;
+        }
+        Ok(())
+    }
+
+    /// How many connections of clients are open.
+    pub fn connections(&self) -> Option<u64> {
+        let filter = "^(http\\.(outgate|mtls)\\.downstream_cx_active)$";
+        let statistics = get(&format!("http://{}/stats?filter={filter}", self.address))?;
+        statistics.lines().map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum()
+    }
+
     /// How often the filters took or refused a configuration.
     pub fn reloads(&self) -> Result<Reloads, EnvoyError> {
         let statistics = get(&format!("http://{}/stats?filter=extension_config_discovery", self.address))
@@ -162,7 +180,9 @@ impl Admin {
 }
 
 fn get(url: &str) -> Option<String> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).proxy(None).build().into();
-    agent.get(url).call().ok()?.body_mut().read_to_string().ok()
+    agent().get(url).call().ok()?.body_mut().read_to_string().ok()
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).proxy(None).build().into()
 }

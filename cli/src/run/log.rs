@@ -17,25 +17,45 @@ const WAITING: usize = 65_536;
 /// The log of decisions and handshake failures.
 #[derive(Clone, Debug)]
 pub struct DecisionLog {
-    lines: SyncSender<String>,
+    messages: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(String),
+    /// The file was renamed: go on in a new one of the old name.
+    Reopen,
 }
 
 impl DecisionLog {
     /// Appends to `file`, or to standard output.
     pub fn open(file: Option<&Path>) -> io::Result<Self> {
-        let mut sink: Box<dyn Write + Send> = match file {
-            Some(path) => Box::new(File::options().create(true).append(true).open(path)?),
-            None => Box::new(io::stdout()),
-        };
-        let (sender, lines) = sync_channel::<String>(WAITING);
+        let file = file.map(Path::to_owned);
+        let mut sink = open(file.as_deref())?;
+        let (sender, messages) = sync_channel(WAITING);
         thread::spawn(move || {
-            for line in lines {
-                // Whoever reads the log may be gone; the proxy goes on.
-                let _reader_gone = sink.write_all(line.as_bytes()).and_then(|()| sink.flush());
+            for message in messages {
+                match message {
+                    // Whoever reads the log may be gone; the proxy goes on.
+                    Message::Line(line) => {
+                        let _reader_gone = sink.write_all(line.as_bytes()).and_then(|()| sink.flush());
+                    }
+                    Message::Reopen => match open(file.as_deref()) {
+                        Ok(new) => sink = new,
+                        Err(error) => eprintln!(
+                            "outgate: cannot open the log anew: {error}; going on with the old file"
+                        ),
+                    },
+                }
             }
         });
-        Ok(Self { lines: sender, dropped: Arc::default() })
+        Ok(Self { messages: sender, dropped: Arc::default() })
+    }
+
+    /// Goes on in a new file of the same name; no line is lost.
+    pub fn reopen(&self) {
+        let _writer_gone = self.messages.send(Message::Reopen);
     }
 
     /// How many lines found no room.
@@ -44,7 +64,7 @@ impl DecisionLog {
     }
 
     fn write(&self, line: &str) {
-        match self.lines.try_send(format!("{line}\n")) {
+        match self.messages.try_send(Message::Line(format!("{line}\n"))) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -68,6 +88,13 @@ impl DecisionLog {
             }
         });
     }
+}
+
+fn open(file: Option<&Path>) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match file {
+        Some(path) => Box::new(File::options().create(true).append(true).open(path)?),
+        None => Box::new(io::stdout()),
+    })
 }
 
 /// The JSON object of a line that the filter logged, `… wasm log <plugin>: {…}`, or that Envoy's own access log wrote.
