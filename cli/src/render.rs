@@ -26,8 +26,10 @@ const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// Headers that the origin must not see: our routing, and what Envoy adds after the filter.
-const HEADERS_TO_REMOVE: [&str; 5] = [
+const HEADERS_TO_REMOVE: [&str; 7] = [
     "x-outgate-route",
+    "x-outgate-host",
+    "x-outgate-port",
     "x-forwarded-proto",
     "x-envoy-internal",
     "x-envoy-external-address",
@@ -70,6 +72,8 @@ pub struct Rendering {
     pub wasm: PathBuf,
     /// cert-service's socket.
     pub cert_socket: PathBuf,
+    /// The resolver that Envoy asks, which refuses private addresses.
+    pub dns: SocketAddr,
     /// Shards of the dynamic forward proxy.
     pub shards: u32,
     /// The share of allowances that is logged.
@@ -256,10 +260,10 @@ impl Rendering {
         for index in 0..self.shards {
             let name = format!("shard-{index}");
             matches.push_str(&format!("{name}: {}\n", chain_action(&name)));
-            chains.push_str(&tunnel_chain(values, &name, Some(&dns_cache(&name))));
+            chains.push_str(&tunnel_chain(values, &name, Some(&self.dns_cache(&name))));
             for cluster in [
-                self.plain(forward_cluster(&name, Leg::Unread)),
-                self.over_tls(forward_cluster(&format!("{name}-tls"), Leg::Tls)),
+                self.plain(self.forward_cluster(&name, Leg::Unread)),
+                self.over_tls(self.forward_cluster(&format!("{name}-tls"), Leg::Tls)),
             ] {
                 shards.push_str(&format!("- {cluster}\n"));
             }
@@ -357,6 +361,38 @@ impl Rendering {
 }
 
 impl Rendering {
+    fn forward_cluster(&self, name: &str, leg: Leg) -> Value {
+        json!({
+            "name": name,
+            "connect_timeout": "5s",
+            "lb_policy": "CLUSTER_PROVIDED",
+            "circuit_breakers": circuit_breakers(),
+            "cluster_type": {"name": "envoy.clusters.dynamic_forward_proxy", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+                "dns_cache_config": self.dns_cache(name),
+                // Without TLS of our own there is no name to verify.
+                "allow_insecure_cluster_options": leg == Leg::Unread,
+            }},
+        })
+    }
+
+    /// Our resolver is asked, and nobody else; c-ares shrinks its timeout when answers come fast, hence the tries.
+    fn dns_cache(&self, name: &str) -> Value {
+        json!({
+            "name": name,
+            "dns_lookup_family": "V4_PREFERRED",
+            "max_hosts": 16384,
+            "host_ttl": "300s",
+            "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                "resolvers": [{"socket_address": {"address": self.dns.ip().to_string(), "port_value": self.dns.port()}}],
+                "dns_resolver_options": {"no_default_search_domain": true},
+                "query_timeout_seconds": 5,
+                "query_tries": 5,
+            }},
+        })
+    }
+
     /// The server behind the mTLS listener, where `--resolve` says it is if it does.
     fn mtls_upstream(&self, upstream: &Destination) -> Value {
         let resolved = self.resolve.iter().find(|entry| entry.destination.matches(upstream));
@@ -434,33 +470,6 @@ fn cluster(name: &str, address: &str, port: u16) -> Value {
         "circuit_breakers": circuit_breakers(),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
             {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}]}]},
-    })
-}
-
-fn forward_cluster(name: &str, leg: Leg) -> Value {
-    json!({
-        "name": name,
-        "connect_timeout": "5s",
-        "lb_policy": "CLUSTER_PROVIDED",
-        "circuit_breakers": circuit_breakers(),
-        "cluster_type": {"name": "envoy.clusters.dynamic_forward_proxy", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
-            "dns_cache_config": dns_cache(name),
-            // Without TLS of our own there is no name to verify.
-            "allow_insecure_cluster_options": leg == Leg::Unread,
-        }},
-    })
-}
-
-fn dns_cache(name: &str) -> Value {
-    json!({
-        "name": name,
-        "dns_lookup_family": "V4_PREFERRED",
-        "max_hosts": 16384,
-        "host_ttl": "300s",
-        "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
-        }},
     })
 }
 

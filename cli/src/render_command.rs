@@ -33,6 +33,9 @@ pub struct RenderArgs {
     /// cert-service's socket, as Envoy will find it
     #[arg(long, value_name = "PATH", default_value = "/run/outgate/cert-service.sock")]
     cert_socket: PathBuf,
+    /// cert-service's resolver (its --dns-listen), as Envoy will find it
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9953")]
+    dns: SocketAddr,
     /// PEM of the roots that origins of inspected requests must chain to, as Envoy will find it
     #[arg(long, value_name = "PATH", default_value = "/etc/ssl/certs/ca-certificates.crt")]
     upstream_roots: PathBuf,
@@ -90,6 +93,7 @@ fn render(
         )?,
         wasm: args.wasm.clone(),
         cert_socket: args.cert_socket.clone(),
+        dns: args.dns,
         shards: args.shards,
         allowances: engine.document().outgate.log_allowances,
         discovery: None,

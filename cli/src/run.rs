@@ -17,6 +17,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use outgate_policy::address::Cidr;
 use outgate_policy::{Destination, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -78,6 +79,9 @@ pub struct RunArgs {
     /// More roots that origins of inspected requests may chain to
     #[arg(long, value_name = "PEM")]
     upstream_ca: Vec<PathBuf>,
+    /// The resolver to ask, instead of those of /etc/resolv.conf; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    dns: Vec<String>,
     /// Envoy's executable [default: ENVOY, func-e, or the one that make fetched]
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
@@ -150,6 +154,7 @@ struct Run {
     upstream_cas: Vec<PathBuf>,
     log_allowances: Option<f64>,
     drain: Duration,
+    allow_private: Vec<Cidr>,
     hash: String,
     swaps: u64,
     state: State,
@@ -182,6 +187,7 @@ impl Run {
             resolve: args.resolve.clone(),
             wasm,
             cert_socket: state.cert_socket(),
+            dns: ports::free_for_dns()?,
             shards: outgate_filter::routing::Routing::default().shards,
             allowances: args.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
             discovery: Some(state.discovery()),
@@ -190,7 +196,7 @@ impl Run {
         state.write_discovery(&rendering, policy.engine.hash())?;
         state.write_bootstrap(&bootstrap)?;
 
-        let mut cert_service = CertService::start(cert_service, args, &state)?;
+        let mut cert_service = CertService::start(cert_service, args, &state, rendering.dns, &policy.engine)?;
         cert_service.wait_ready(&mut signals)?;
         envoy::validate(&envoy, &state)?;
         let mut envoy = envoy::start(&envoy, &state, args.concurrency, &log)?;
@@ -206,6 +212,7 @@ impl Run {
             upstream_cas: args.upstream_ca.clone(),
             log_allowances: args.log_allowances,
             drain: args.drain,
+            allow_private: policy.engine.document().outgate.allow_private.clone(),
             hash: policy.engine.hash().to_owned(),
             swaps: 0,
             state,
@@ -329,7 +336,10 @@ impl Run {
             ..self.rendering.clone()
         };
         if rendering.bootstrap()? != self.bootstrap {
-            return Err(SwapError::RestartRequired);
+            return Err(SwapError::RestartRequired("tlsInspectionPolicies"));
+        }
+        if policy.engine.document().outgate.allow_private != self.allow_private {
+            return Err(SwapError::RestartRequired("outgate.destinations.allowPrivate"));
         }
         self.swaps += 1;
         let reloads = self.admin.reloads()?;
@@ -347,9 +357,9 @@ impl Run {
 #[derive(Debug, thiserror::Error)]
 enum SwapError {
     #[error(
-        "restart_required: the new policy changes `tlsInspectionPolicies` (TLS versions, ciphers or roots), which a running Envoy keeps; restart outgate to put it in force"
+        "restart_required: the new policy changes `{0}`, which a running proxy keeps; restart outgate to put it in force"
     )]
-    RestartRequired,
+    RestartRequired(&'static str),
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
@@ -377,7 +387,13 @@ impl CertService {
     const FIRST_BACKOFF: Duration = Duration::from_secs(1);
     const LAST_BACKOFF: Duration = Duration::from_secs(30);
 
-    fn start(program: PathBuf, args: &RunArgs, state: &State) -> Result<Self, RunError> {
+    fn start(
+        program: PathBuf,
+        args: &RunArgs,
+        state: &State,
+        dns: SocketAddr,
+        engine: &Engine,
+    ) -> Result<Self, RunError> {
         let mut arguments: Vec<OsString> = vec![
             "--state".into(),
             state.path().into(),
@@ -386,6 +402,13 @@ impl CertService {
             "--http".into(),
             args.cert_http.to_string().into(),
         ];
+        arguments.extend(["--dns-listen".into(), dns.to_string().into()]);
+        for upstream in &args.dns {
+            arguments.extend(["--dns-upstream".into(), upstream.into()]);
+        }
+        for range in &engine.document().outgate.allow_private {
+            arguments.extend(["--allow-private".into(), range.to_string().into()]);
+        }
         if args.mtls_listen.is_some() && args.mtls_cert.is_none() {
             arguments.extend(["--serve".into(), MTLS_NAME.into()]);
         }

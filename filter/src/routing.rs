@@ -45,6 +45,11 @@ pub enum Leg {
 }
 
 impl Routing {
+    /// Whether the operator says where this destination is.
+    pub fn is_resolved(&self, destination: &Destination) -> bool {
+        self.resolve.iter().any(|entry| entry.matches(destination))
+    }
+
     /// The name of the cluster that reaches `destination`.
     pub fn cluster(&self, destination: &Destination, leg: Leg) -> String {
         let suffix = match leg {

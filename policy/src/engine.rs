@@ -4,9 +4,11 @@ mod compile;
 
 use serde_json::Value;
 
+use crate::address::is_refused;
 use crate::document::{Action, AmbiguousPaths, Document, parse_text};
 use crate::error::PolicyErrors;
 use crate::expression::{Expression, Sniffing};
+use crate::host::Destination;
 use crate::session::{Client, Request, RequestStage, Session};
 use crate::source::Identity;
 use crate::verdict::{
@@ -84,6 +86,12 @@ impl Engine {
     /// A rule.
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(id.0)
+    }
+
+    /// Whether a destination is an address that nobody may reach: private ones, unless
+    /// `outgate.destinations.allowPrivate` lists them. Names are for whoever resolves them.
+    pub fn refuses(&self, destination: &Destination) -> bool {
+        destination.host.ip().is_some_and(|ip| is_refused(ip, &self.document.outgate.allow_private))
     }
 
     /// Who a client is, by `outgate.sources`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,21 @@ pub enum PortError {
         /// What the system says.
         error: io::Error,
     },
+}
+
+/// A port of loopback that is free for the resolver now, over UDP and TCP.
+pub fn free_for_dns() -> Result<SocketAddr, PortError> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let refused = |error| PortError::Refused { option: "the resolver's", address: any, error };
+    // What is free for one may be taken for the other.
+    for _ in 0..16 {
+        let tcp = TcpListener::bind(any).map_err(refused)?;
+        let address = tcp.local_addr().map_err(refused)?;
+        if UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Err(refused(io::ErrorKind::AddrInUse.into()))
 }
 
 /// Checks that each address can be listened on.

@@ -421,6 +421,10 @@ fn upstream_failure() -> Option<(Reason, Option<String>)> {
     }
     match host::text_property(&["upstream", "transport_failure_reason"]) {
         Some(failure) if failure.contains("TLS_error") => Some((Reason::UpstreamTls, Some(failure))),
+        // Our resolver alone refuses: a refusal of the resolver that it asks reaches us as a failure.
+        _ if details.contains("DNS_server_refused_query") => {
+            Some((Reason::DestinationRefused, Some(details)))
+        }
         failure => Some((Reason::UpstreamUnreachable, failure.or(Some(details)))),
     }
 }

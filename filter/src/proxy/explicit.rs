@@ -56,6 +56,9 @@ impl Explicit {
         };
         self.identify(&destination);
         let exchange = &self.exchange;
+        if let Some(refusal) = refused_destination(&exchange.filter, Subject::Session, &destination) {
+            return exchange.refuse(refusal);
+        }
         let decision = exchange.filter.engine.connect(&exchange.session(&destination));
         match decision.verdict {
             ConnectVerdict::Tunnel(rule) => {
@@ -68,7 +71,9 @@ impl Explicit {
                     &decision.errors,
                 );
                 let cluster = exchange.filter.routing.cluster(&destination, Leg::Unread);
-                if set_headers(&[(":authority", &destination.to_string()), (ROUTE, &cluster)]) {
+                if set_headers(&[(":authority", &destination.to_string()), (ROUTE, &cluster)])
+                    && name_upstream(&destination)
+                {
                     Action::Continue
                 } else {
                     exchange.stop()
@@ -102,9 +107,7 @@ impl Explicit {
             (ROUTE, "tunnels"),
             ("x-outgate-session", &state.pack()),
             ("x-outgate-tunnel", &state.tls.chain(&filter.routing.cluster(destination, Leg::Unread))),
-            ("x-outgate-host", destination.host.as_str()),
-            ("x-outgate-port", &destination.port.to_string()),
-        ]);
+        ]) && name_upstream(destination);
         match tls {
             _ if !routed => exchange.stop(),
             Some(TlsVerdict::Inspect(rule)) => self.ask_for_grant(destination, rule),
@@ -138,8 +141,17 @@ impl Explicit {
         }
         match Authority::parse(&self.exchange.incoming.authority) {
             Ok(authority) => {
-                self.identify(&authority.clone().with_port(80));
-                self.exchange.judge_request(&authority)
+                let destination = authority.clone().with_port(80);
+                self.identify(&destination);
+                if let Some(refusal) =
+                    refused_destination(&self.exchange.filter, Subject::Request, &destination)
+                {
+                    return self.exchange.refuse(refusal);
+                }
+                match self.exchange.judge_request(&authority) {
+                    Action::Continue if !name_upstream(&destination) => self.exchange.stop(),
+                    action => action,
+                }
             }
             Err(error) => self.exchange.refuse(Refusal::request(Reason::BadAuthority, error.to_string())),
         }
@@ -182,6 +194,27 @@ impl HttpContext for Explicit {
 
     fn on_log(&mut self) {
         self.exchange.on_log();
+    }
+}
+
+/// An address that nobody may reach, unless the operator says where it is.
+fn refused_destination(filter: &Filter, subject: Subject, destination: &Destination) -> Option<Refusal> {
+    (filter.engine.refuses(destination) && !filter.routing.is_resolved(destination)).then(|| {
+        let detail = "the address is private, local or reserved; list it under `outgate.destinations.allowPrivate` if \
+                      clients may reach it";
+        Refusal { subject, ..Refusal::request(Reason::DestinationRefused, detail.to_owned()) }
+    })
+}
+
+/// Tells Envoy what to resolve. The final dot makes a name absolute: without it Envoy answers `localhost` and the names
+/// of its hosts file itself, and our resolver is not asked.
+fn name_upstream(destination: &Destination) -> bool {
+    let host = destination.host.as_str();
+    let port = destination.port.to_string();
+    if destination.host.ip().is_some() {
+        set_headers(&[("x-outgate-host", host), ("x-outgate-port", &port)])
+    } else {
+        set_headers(&[("x-outgate-host", &format!("{host}.")), ("x-outgate-port", &port)])
     }
 }
 
