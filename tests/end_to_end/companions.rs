@@ -6,16 +6,7 @@ use outgate_tests::client::{self, Ask};
 use outgate_tests::outgate::assert_gone;
 use rustix::process::Signal;
 
-use crate::setting::{Setting, assert_refused};
-
-const INSPECT_ALL: &str = "
-name: inspect-all
-tlsInspectionPolicy: default
-rules:
-- {name: all, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"true\", applicationMatcher: \"true\", tlsInspectionEnabled: true}
-tlsInspectionPolicies:
-- {name: default, caPool: main}
-";
+use crate::setting::{INSPECT_ALL, Setting, assert_refused};
 
 async fn connect_status(setting: &Setting, host: &str) -> u16 {
     match client::connect(setting.proxy(), &format!("{host}:443")).await {

@@ -80,7 +80,8 @@ tlsInspectionPolicies:
     let (proxy, port) = (outgate.proxy, plain.address.port());
 
     // Literals, in all their spellings, by the filter.
-    for host in ["127.0.0.1", "0.0.0.0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1"] {
+    for host in ["127.0.0.1", "0.0.0.0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1"]
+    {
         let reply = client::get(proxy, &format!("http://{host}:{port}/")).await;
         assert_refused(&reply, 403, "destination_refused");
         let reply = client::connect(proxy, &format!("{host}:{port}")).await.unwrap_err();
@@ -95,7 +96,11 @@ tlsInspectionPolicies:
     let odd = format!("localhost:{}", secure.address.port() | 1);
     let stream = client::connect(proxy, &odd).await.unwrap();
     let stream = client::Tls::new("localhost", outgate.roots()).handshake(stream).await.unwrap();
-    assert_refused(&client::over_tls(stream, Ask::get("/").at(&odd)).await.unwrap(), 403, "destination_refused");
+    assert_refused(
+        &client::over_tls(stream, Ask::get("/").at(&odd)).await.unwrap(),
+        403,
+        "destination_refused",
+    );
 
     // And unread, where the answer to the CONNECT says so.
     let even = format!("localhost:{}", secure.address.port() & !1);

@@ -6,16 +6,7 @@ use std::process::{Command, Stdio};
 use outgate_tests::client::{self, Tls};
 use rustls_pki_types::{ServerName, UnixTime};
 
-use crate::setting::Setting;
-
-const INSPECT_ALL: &str = "
-name: inspect-all
-tlsInspectionPolicy: default
-rules:
-- {name: all, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"true\", applicationMatcher: \"true\", tlsInspectionEnabled: true}
-tlsInspectionPolicies:
-- {name: default, caPool: main}
-";
+use crate::setting::{INSPECT_ALL, Setting};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssl_webpki_and_python_accept_the_leaf() {

@@ -12,6 +12,16 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// The CA of the origins.
 pub const ORIGINS: &str = "Origins CA";
 
+/// Everything is decrypted and let through.
+pub const INSPECT_ALL: &str = "
+name: inspect-all
+tlsInspectionPolicy: default
+rules:
+- {name: all, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"true\", applicationMatcher: \"true\", tlsInspectionEnabled: true}
+tlsInspectionPolicies:
+- {name: default, caPool: main, minTlsVersion: TLS_1_2}
+";
+
 /// A proxy between clients and origins; every name leads to the same two.
 pub struct Setting {
     pub outgate: Outgate,

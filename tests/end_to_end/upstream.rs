@@ -5,16 +5,7 @@ use outgate_tests::client::{self, Ask, Tls};
 use outgate_tests::origin::Origin;
 use outgate_tests::outgate::{Options, free_address};
 
-use crate::setting::{Setting, assert_refused, is_ours, issuer};
-
-const INSPECT_ALL: &str = "
-name: inspect-all
-tlsInspectionPolicy: default
-rules:
-- {name: all, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"true\", applicationMatcher: \"true\", tlsInspectionEnabled: true}
-tlsInspectionPolicies:
-- {name: default, caPool: main, minTlsVersion: TLS_1_2}
-";
+use crate::setting::{INSPECT_ALL, Setting, assert_refused, is_ours, issuer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn origins_with_a_bad_certificate_are_refused_without_a_word_of_why() {

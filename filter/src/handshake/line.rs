@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use outgate_policy::Destination;
+
 use super::classify::Failure;
 use super::presented::{Presented, timestamp};
 use super::taxonomy::DetectedBy;
@@ -39,10 +41,24 @@ pub struct Connection<'a> {
     pub service: Option<&'a str>,
     /// The client's certificate.
     pub certificate: Option<Presented>,
+    /// The session inside which we posed as a host.
+    pub intercepted: Option<Intercepted<'a>>,
+}
+
+/// The session of a handshake on the inspecting side.
+#[derive(Clone, Copy, Debug)]
+pub struct Intercepted<'a> {
+    /// Where the session leads.
+    pub destination: &'a Destination,
+    /// The rule that has it inspected.
+    pub rule: &'a str,
+    /// Joins the lines of one tunnel.
+    pub session_id: &'a str,
 }
 
 /// The line, without its newline.
 pub fn line(failure: &Failure, connection: &Connection<'_>) -> String {
+    let session = connection.intercepted;
     let mut line = object([
         ("@timestamp", timestamp(connection.at).map(Value::from)),
         ("event", Some(event(failure, connection))),
@@ -52,6 +68,9 @@ pub fn line(failure: &Failure, connection: &Connection<'_>) -> String {
         ("service", connection.service.map(|name| json!({"name": name}))),
         ("tls", Some(tls(failure, connection))),
         ("mtls", Some(mtls(failure, connection))),
+        ("destination", session.map(|session| json!({"domain": session.destination.host.as_str(), "port": session.destination.port}))),
+        ("rule", session.map(|session| json!({"name": session.rule}))),
+        ("outgate", session.map(|session| json!({"session_id": session.session_id}))),
     ]);
     let text = Value::Object(line.clone()).to_string();
     if text.len() <= MAXIMUM_LINE {

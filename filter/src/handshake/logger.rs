@@ -176,6 +176,7 @@ impl Told {
                 message: messages.into_iter().find(|message| !message.is_empty()).map(String::as_str),
                 service,
                 certificate: self.certificate.then(presented),
+                intercepted: None,
             },
         )
     }

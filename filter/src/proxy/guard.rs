@@ -1,9 +1,10 @@
 //! The first filter of every connection inside a tunnel: decides before the handshake whether the
 //! session's verdict and the ClientHello agree.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
-use log::error;
+use log::{error, info};
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, PeerType};
@@ -12,10 +13,12 @@ use super::filter::Filter;
 use super::grants::{self, Asked, Call};
 use super::host;
 use crate::decision::{Decision, Subject};
+use crate::handshake::classify::{Evidence, Progress, Side, classify};
+use crate::handshake::line::{Connection as Handshake, Intercepted, line};
 use crate::routing::Leg;
 use crate::session_state::{SessionState, TlsState};
 use outgate_policy::agree::{self, ServerName};
-use outgate_policy::{Connection, Destination, HostName, Reason, Session};
+use outgate_policy::{Connection, Destination, Reason, Session};
 
 /// BoringSSL's CONNECTION_REJECTED, as Envoy writes it: no certificate came for this connection.
 const CERTIFICATE_REFUSED: &str = "|268435589:";
@@ -34,8 +37,16 @@ pub struct Guard {
     filter: Rc<Filter>,
     found: Found,
     gate: Gate,
-    /// The host whose certificate the client gets.
-    inspected: Option<HostName>,
+    /// The session whose client gets a certificate of ours.
+    inspected: Option<Inspected>,
+}
+
+/// A session that is inspected.
+struct Inspected {
+    client: SocketAddr,
+    destination: Destination,
+    rule: String,
+    session_id: String,
 }
 
 /// Whether bytes pass. Pausing a new connection is no gate: data would go on to the next filter.
@@ -226,10 +237,13 @@ impl StreamContext for Guard {
         self.record(&state, &destination, server_name.as_deref(), &outcome);
         match outcome.verdict {
             "deny" | "fail" => self.close(),
-            verdict => {
-                self.inspected = (verdict == "inspect").then_some(destination.host);
+            "inspect" => {
+                let rule = outcome.rule.unwrap_or_default();
+                self.inspected =
+                    Some(Inspected { client: state.client, destination, rule, session_id: state.id });
                 Action::Continue
             }
+            _ => Action::Continue,
         }
     }
 
@@ -241,12 +255,58 @@ impl StreamContext for Guard {
     }
 
     fn on_downstream_close(&mut self, _peer: PeerType) {
-        let Some(host) = &self.inspected else { return };
-        let failure = host::text_property(&["connection", "transport_failure_reason"]);
-        if failure.is_some_and(|failure| failure.contains(CERTIFICATE_REFUSED)) {
-            // cert-service knows nothing of our grant, after a restart perhaps: the next session asks again.
-            grants::forget(&self.filter, host.as_str());
+        let Some(inspected) = &self.inspected else { return };
+        if host::property(&["filter_state", "outgate.handshake"]).as_deref() == Some(b"finished") {
+            return;
         }
+        let reason = host::text_property(&["connection", "transport_failure_reason"]).unwrap_or_default();
+        if reason.contains(CERTIFICATE_REFUSED) {
+            // cert-service knows nothing of our grant, after a restart perhaps: the next session asks again.
+            grants::forget(&self.filter, inspected.destination.host.as_str());
+        }
+        inspected.explain(&reason);
+    }
+}
+
+impl Inspected {
+    /// One line for a handshake that failed: of a client that does not trust us, most likely.
+    fn explain(&self, reason: &str) {
+        let termination_details =
+            host::text_property(&["connection", "termination_details"]).unwrap_or_default();
+        let failure = classify(&Evidence {
+            reason,
+            termination_details: &termination_details,
+            progress: Progress::Begun,
+            server_name: true,
+            filter_chain: true,
+            side: Side::Inspecting,
+            ..Evidence::default()
+        });
+        let Some(failure) = failure else { return };
+        let message = [reason, &termination_details].into_iter().find(|message| !message.is_empty());
+        let tls_version = host::text_property(&["connection", "tls_version"]);
+        info!(
+            "{}",
+            line(
+                &failure,
+                &Handshake {
+                    at: host::now(),
+                    duration: host::integer_property(&["request", "duration"]),
+                    client: Some(self.client),
+                    server: None,
+                    server_name: Some(self.destination.host.as_str()),
+                    tls_version: tls_version.as_deref(),
+                    message,
+                    service: None,
+                    certificate: None,
+                    intercepted: Some(Intercepted {
+                        destination: &self.destination,
+                        rule: &self.rule,
+                        session_id: &self.session_id,
+                    }),
+                }
+            )
+        );
     }
 }
 

@@ -22,6 +22,7 @@ fn connection(message: Option<&'static str>) -> Connection<'static> {
         message,
         service: None,
         certificate: None,
+        intercepted: None,
     }
 }
 

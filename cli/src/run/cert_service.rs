@@ -1,0 +1,115 @@
+//! cert-service, as `outgate run` keeps it.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use outgate_policy::Engine;
+use signal_hook::iterator::Signals;
+
+use super::child::Process;
+use super::state::{self, State};
+use super::{MTLS_NAME, RunArgs, RunError, envoy, wait};
+
+/// cert-service, started again whenever it ends.
+pub struct CertService {
+    process: Process,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    ready_url: String,
+    audit: PathBuf,
+    log: PathBuf,
+    restart: Option<Instant>,
+    backoff: Duration,
+    started: Instant,
+}
+
+impl CertService {
+    const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+    const LAST_BACKOFF: Duration = Duration::from_secs(30);
+
+    /// Starts it for this run.
+    pub fn start(
+        program: PathBuf,
+        args: &RunArgs,
+        state: &State,
+        dns: SocketAddr,
+        engine: &Engine,
+    ) -> Result<Self, RunError> {
+        let mut arguments: Vec<OsString> = vec![
+            "--state".into(),
+            state.path().into(),
+            "--socket".into(),
+            state.cert_socket().into(),
+            "--http".into(),
+            args.cert_http.to_string().into(),
+        ];
+        arguments.extend(["--dns-listen".into(), dns.to_string().into()]);
+        for upstream in &args.dns {
+            arguments.extend(["--dns-upstream".into(), upstream.into()]);
+        }
+        for range in &engine.document().outgate.allow_private {
+            arguments.extend(["--allow-private".into(), range.to_string().into()]);
+        }
+        if args.mtls_listen.is_some() && args.mtls_cert.is_none() {
+            arguments.extend(["--serve".into(), MTLS_NAME.into()]);
+        }
+        let (audit, log) = (state.cert_service_audit(), state.cert_service_log());
+        Ok(Self {
+            process: Self::spawn(&program, &arguments, &audit, &log)?,
+            program,
+            arguments,
+            ready_url: format!("http://{}/readyz", args.cert_http),
+            audit,
+            log,
+            restart: None,
+            backoff: Self::FIRST_BACKOFF,
+            started: Instant::now(),
+        })
+    }
+
+    fn spawn(program: &Path, arguments: &[OsString], audit: &Path, log: &Path) -> Result<Process, RunError> {
+        let failed = |error| RunError::Start { name: "cert-service", error };
+        let audit = state::append(audit).map_err(failed)?;
+        let log = state::append(log).map_err(failed)?;
+        Process::start("cert-service", program, arguments, audit.into(), log.into()).map_err(failed)
+    }
+
+    /// Waits until it can sign and serve.
+    pub fn wait_ready(&mut self, signals: &mut Signals) -> Result<(), RunError> {
+        let url = self.ready_url.clone();
+        wait(&mut self.process, signals, &self.log, || envoy::answers(&url))
+    }
+
+    /// Starts it again if it ended: granted hosts go on meanwhile, new ones are refused.
+    pub fn keep_running(&mut self) {
+        match (self.process.ended(), self.restart) {
+            (None, _) => {}
+            (Some(status), None) => {
+                if self.started.elapsed() > Self::LAST_BACKOFF {
+                    self.backoff = Self::FIRST_BACKOFF;
+                }
+                eprintln!(
+                    "outgate: cert-service ended ({status}); starting it again in {} s; until then new hosts are not inspected{}",
+                    self.backoff.as_secs(),
+                    state::tail(&self.log),
+                );
+                self.restart = Some(Instant::now() + self.backoff);
+                self.backoff = (self.backoff * 2).min(Self::LAST_BACKOFF);
+            }
+            (Some(_), Some(at)) if Instant::now() >= at => {
+                self.restart = None;
+                self.started = Instant::now();
+                match Self::spawn(&self.program, &self.arguments, &self.audit, &self.log) {
+                    Ok(process) => {
+                        self.process = process;
+                        eprintln!("outgate: cert-service started again");
+                    }
+                    Err(error) => eprintln!("outgate: {error}"),
+                }
+            }
+            (Some(_), Some(_)) => {}
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Clients that do not accept our certificate, told apart from clients that do.
+
+use outgate_tests::certificates::Authority;
+use outgate_tests::client::{self, Ask, Tls};
+use rustls::version::{TLS12, TLS13};
+use serde_json::Value;
+
+use crate::setting::{INSPECT_ALL, Setting};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_trust_us_has_a_line_with_host_and_rule() {
+    let setting = Setting::with(INSPECT_ALL).await;
+    let stranger = Authority::new("Stranger CA");
+    for (version, host) in [(&TLS12, "old.site.test"), (&TLS13, "new.site.test")] {
+        let stream = client::connect(setting.proxy(), &format!("{host}:443")).await.unwrap();
+        let suspicious = Tls::new(host, vec![stranger.der()]).version(version);
+        assert!(suspicious.handshake(stream).await.is_err());
+        let line = setting
+            .outgate
+            .line(|line| {
+                line["event"]["action"] == "tls.handshake.failure" && line["destination"]["domain"] == host
+            })
+            .await;
+        assert_eq!(line["error"]["type"], "peer_alert", "{line}");
+        assert_eq!(line["event"]["reason"], "intercept_rejected", "{line}");
+        assert_eq!(
+            (&line["rule"]["name"], &line["client"]["ip"]),
+            (&"all".into(), &"127.0.0.1".into()),
+            "{line}"
+        );
+        let session = setting.outgate.session(host).await;
+        assert_eq!(line["outgate"]["session_id"], session["outgate"]["session_id"]);
+    }
+
+    // Good connections, with and without a request in them, have none.
+    assert_eq!(setting.https("good.site.test", "/").await.0.status, 200);
+    let stream = client::connect(setting.proxy(), "good.site.test:443").await.unwrap();
+    drop(setting.trusting("good.site.test").handshake(stream).await.unwrap());
+    let ask = Ask::get("/").at("good.site.test");
+    client::https(setting.proxy(), "good.site.test", &setting.trusting("good.site.test").http1(), ask)
+        .await
+        .unwrap();
+    let failures: Vec<Value> = setting
+        .outgate
+        .log()
+        .into_iter()
+        .filter(|line| {
+            line["event"]["action"] == "tls.handshake.failure"
+                && line["destination"]["domain"] == "good.site.test"
+        })
+        .collect();
+    assert_eq!(failures, Vec::<Value>::new());
+}
