@@ -31,6 +31,9 @@ pub struct SessionState {
     pub opened_by: String,
     /// What TLS inside leads to.
     pub tls: TlsState,
+    /// Rules whose matcher failed on the way there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
 }
 
 /// What TLS inside a tunnel leads to.
@@ -119,6 +122,7 @@ mod tests {
             destination: "example.com:443".to_owned(),
             opened_by: "inspect-all".to_owned(),
             tls,
+            errors: vec!["broken".to_owned()],
         }
     }
 

@@ -197,3 +197,53 @@ async fn malformed_requests_never_reach_an_origin() {
         (&"127.0.0.1".into(), &403.into())
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_origin_sees_what_the_client_would_have_sent_it() {
+    let setting = Setting::with(POLICY).await;
+    let headers = [
+        ("user-agent", "test/1"),
+        ("accept", "*/*"),
+        ("x-request-id", "mine"),
+        ("x-forwarded-for", "192.0.2.1"),
+    ];
+    let proxied: Vec<_> = headers
+        .into_iter()
+        .chain([("proxy-authorization", "Basic c2VjcmV0"), ("proxy-connection", "keep-alive")])
+        .collect();
+    let sent: Vec<_> =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+
+    let url = Ask { target: "http://good.site.test/x", ..Ask::get("") }.at("good.site.test").with(&proxied);
+    assert_eq!(client::in_the_clear(setting.proxy(), url).await.status, 200);
+    assert_eq!(
+        (setting.plain.last().headers, setting.plain.last().authority.as_str()),
+        (sent.clone(), "good.site.test")
+    );
+
+    for tls in [setting.trusting("good.site.test"), setting.trusting("good.site.test").http1()] {
+        let ask = Ask::get("/x").at("good.site.test").with(&headers);
+        let (reply, _) = client::https(setting.proxy(), "good.site.test", &tls, ask).await.unwrap();
+        assert_eq!(reply.status, 200);
+        assert_eq!(setting.secure.last().headers, sent);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_say_who_calls_count_only_from_where_they_may_come() {
+    let policy = "
+name: identities
+rules:
+- {name: builders, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"source.matchTag('tagValues/777')\"}
+outgate:
+  sources:
+  - {header: {name: X-Builder, value: 'yes', from: [FROM]}, tags: [tagValues/777]}
+";
+    for (from, trusted) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
+        let setting = Setting::with(&policy.replace("FROM", from)).await;
+        let connected =
+            client::connect_with(setting.proxy(), "any.site.test:443", &[("x-builder", "yes")]).await;
+        assert_eq!(connected.is_ok(), trusted, "from {from}");
+        assert!(client::connect(setting.proxy(), "any.site.test:443").await.is_err(), "without the header");
+    }
+}

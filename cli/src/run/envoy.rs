@@ -76,6 +76,9 @@ pub fn start(
         "warning",
         "--component-log-level",
         "wasm:info",
+        // Lines of Envoy's own access log are there within a second of their event.
+        "--file-flush-interval-msec",
+        "200",
         "--log-format",
         "[%Y-%m-%d %T.%e][%l][%n] %v",
     ] {

@@ -81,13 +81,20 @@ impl Explicit {
             }
             ConnectVerdict::Deny(rule) => exchange
                 .refuse(Refusal { errors: decision.errors, ..Refusal::policy(Subject::Session, rule) }),
-            // Errors are logged with the verdict that follows, on the inner side.
-            ConnectVerdict::Sniff { opened_by, tls } => self.open(&destination, opened_by, tls),
+            ConnectVerdict::Sniff { opened_by, tls } => {
+                self.open(&destination, opened_by, tls, &decision.errors)
+            }
         }
     }
 
     /// Opens a tunnel whose bytes will be looked at.
-    fn open(&mut self, destination: &Destination, opened_by: RuleId, tls: Option<TlsVerdict>) -> Action {
+    fn open(
+        &mut self,
+        destination: &Destination,
+        opened_by: RuleId,
+        tls: Option<TlsVerdict>,
+        errors: &[RuleId],
+    ) -> Action {
         let exchange = &self.exchange;
         exchange.expect_end();
         let filter = &exchange.filter;
@@ -101,6 +108,7 @@ impl Explicit {
             destination: destination.to_string(),
             opened_by: filter.rule_name(opened_by).to_owned(),
             tls: TlsState::new(tls, |rule| filter.rule_name(rule)),
+            errors: errors.iter().map(|rule| filter.rule_name(*rule).to_owned()).collect(),
         };
         let routed = set_headers(&[
             (":authority", &state.destination),

@@ -150,7 +150,7 @@ impl Guard {
             policy: &self.filter.engine.document().name,
             policy_hash: &state.policy,
             session_id: &state.id,
-            errors: Vec::new(),
+            errors: state.errors.iter().map(String::as_str).collect(),
         });
     }
 
