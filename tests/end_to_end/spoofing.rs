@@ -247,3 +247,48 @@ outgate:
         assert!(client::connect(setting.proxy(), "any.site.test:443").await.is_err(), "without the header");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_may_let_the_host_differ_but_never_where_it_goes() {
+    let origins = outgate_tests::certificates::Authority::new("Named CA");
+    let origin = outgate_tests::origin::Origin::tls(&origins.server(&["named.site.test"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let roots = folder.path().join("roots.pem");
+    std::fs::write(&roots, origins.pem()).unwrap();
+    let options = outgate_tests::outgate::Options::default()
+        .resolve("named.site.test", 443, origin.address)
+        .with(&["--upstream-ca", roots.to_str().unwrap()]);
+    let policy = crate::setting::INSPECT_ALL.to_owned() + "outgate: {hostMismatch: allow}\n";
+    let setting = Setting::with_options(&policy, options).await;
+    for tls in [setting.trusting("named.site.test"), setting.trusting("named.site.test").http1()] {
+        let ask = Ask::get("/fronted").at("other.example:8443");
+        let (reply, _) = client::https(setting.proxy(), "named.site.test", &tls, ask).await.unwrap();
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let received = origin.last();
+        assert_eq!(
+            (received.target.as_str(), received.authority.as_str()),
+            ("/fronted", "other.example:8443")
+        );
+    }
+    // The server name is compared all the same.
+    let stream = client::connect(setting.proxy(), "named.site.test:443").await.unwrap();
+    assert!(Tls::new("other.example", Vec::new()).handshake(stream).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_are_checked_for_their_server_name_where_the_policy_says_so() {
+    let policy = "
+name: verify
+rules:
+- {name: unread, enabled: true, priority: 10, basicProfile: ALLOW, sessionMatcher: \"true\"}
+outgate: {tunnelSni: verify}
+";
+    let setting = Setting::with(policy).await;
+    assert_eq!(setting.https("good.site.test", "/").await.1, crate::setting::ORIGINS, "unread all the same");
+    let stream = client::connect(setting.proxy(), "good.site.test:443").await.unwrap();
+    assert!(Tls::new("evil.site.test", Vec::new()).handshake(stream).await.is_err());
+    let line = setting.outgate.line(|line| line["event"]["reason"] == "host_mismatch").await;
+    assert_eq!(line["outgate"]["verdict"], "fail", "{line}");
+    let stream = client::connect(setting.proxy(), "good.site.test:443").await.unwrap();
+    Tls::new("good.site.test", Vec::new()).no_server_name().handshake(stream).await.unwrap();
+}

@@ -15,7 +15,7 @@ use crate::decision::{Decision, End, RequestFacts, Subject};
 use crate::denial::{Answer, Denial};
 use crate::routing::Leg;
 use outgate_policy::{
-    Authority, Connection, Destination, Engine, Headers, Identity, Reason, Request, RequestPath,
+    Authority, Connection, Destination, Engine, Headers, HostName, Identity, Reason, Request, RequestPath,
     RequestStage, RequestVerdict, RuleId, Session, Source,
 };
 
@@ -122,7 +122,7 @@ impl Exchange {
             Err(error) => return self.refuse(Refusal::request(error.reason(), error.to_string())),
         };
         self.judged_path = Some(path.path().to_owned());
-        let headers = self.incoming.headers(&destination);
+        let headers = self.incoming.headers(&authority.host);
         let connection = Connection {
             sni: self.server_name.as_deref(),
             tls_version: self.tls_version.as_deref(),
@@ -353,10 +353,10 @@ impl Incoming {
         incoming
     }
 
-    /// The headers as rules see them.
-    pub fn headers(&self, destination: &Destination) -> Headers {
+    /// The headers as rules see them; `host` is the authority's.
+    pub fn headers(&self, host: &HostName) -> Headers {
         let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        Headers::of_request(&destination.host, fields)
+        Headers::of_request(host, fields)
     }
 
     /// Drops headers that say who calls, unless they come from where the policy lets them come from.

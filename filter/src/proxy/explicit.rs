@@ -36,7 +36,7 @@ impl Explicit {
         let exchange = &mut self.exchange;
         if let Some(client) = exchange.client {
             exchange.incoming.drop_untrusted(&exchange.filter.engine, client.ip());
-            let headers = exchange.incoming.headers(destination);
+            let headers = exchange.incoming.headers(&destination.host);
             exchange.identity = exchange.filter.engine.identify(&Client {
                 ip: client.ip(),
                 port: client.port(),

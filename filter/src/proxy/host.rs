@@ -29,6 +29,26 @@ pub fn set_property(name: &str, value: &str) -> bool {
     hostcalls::set_property(vec![name], Some(value.as_bytes())).is_ok()
 }
 
+/// Sets a well-known filter state of Envoy's for this request.
+///
+/// The argument is the protobuf message `SetEnvoyFilterStateArguments {path = 1, value = 2, span = 3}`.
+pub fn set_request_state(key: &str, value: &str) -> bool {
+    const DOWNSTREAM_REQUEST: u8 = 1;
+    let mut arguments = Vec::with_capacity(key.len() + value.len() + 8);
+    for (tag, text) in [(0x0a, key), (0x12, value)] {
+        arguments.push(tag);
+        let mut length = text.len();
+        while length >= 0x80 {
+            arguments.push(u8::try_from(length & 0x7f).unwrap_or_default() | 0x80);
+            length >>= 7;
+        }
+        arguments.push(u8::try_from(length).unwrap_or_default());
+        arguments.extend_from_slice(text.as_bytes());
+    }
+    arguments.extend([0x18, DOWNSTREAM_REQUEST]);
+    hostcalls::call_foreign_function("set_envoy_filter_state", Some(&arguments)).is_ok()
+}
+
 /// The address of one `end` of the connection: `source` or `destination`.
 pub fn address(end: &str) -> Option<SocketAddr> {
     text_property(&[end, "address"])?.parse().ok()

@@ -11,7 +11,12 @@ use super::host;
 use crate::decision::Subject;
 use crate::session_state::{SessionState, TlsState};
 use outgate_policy::agree;
+use outgate_policy::document::HostMismatch;
 use outgate_policy::{Authority, ConnectVerdict, Destination, Reason, RequestStage, TlsVerdict};
+
+/// The name that TLS towards the origin asks for and verifies, where `:authority` may not say it.
+const UPSTREAM_NAMES: [&str; 2] =
+    ["envoy.network.upstream_server_name", "envoy.network.upstream_subject_alt_names"];
 
 /// One request inside a tunnel.
 pub struct Inner {
@@ -48,10 +53,17 @@ impl Inner {
             }
         };
         if !agree::authority(destination, &authority, self.stage) {
-            return self.exchange.refuse(Refusal::request(
-                Reason::HostMismatch,
-                format!("this tunnel leads to `{destination}`, but the request is for `{authority}`; open a tunnel for it"),
-            ));
+            let allowed = self.exchange.filter.engine.document().outgate.host_mismatch == HostMismatch::Allow;
+            // The request goes where its connection goes, and the origin must be who the connection is for.
+            let name = destination.host.as_str();
+            if !allowed || !UPSTREAM_NAMES.iter().all(|key| host::set_request_state(key, name)) {
+                return self.exchange.refuse(Refusal::request(
+                    Reason::HostMismatch,
+                    format!(
+                        "this tunnel leads to `{destination}`, but the request is for `{authority}`; open a tunnel for it"
+                    ),
+                ));
+            }
         }
         self.exchange.judge_request(&authority)
     }
