@@ -191,7 +191,7 @@ async fn malformed_requests_never_reach_an_origin() {
         assert!(answer.contains("application/problem+json"), "{answer}");
     }
     assert_eq!(setting.plain.connections(), 0);
-    let line = setting.outgate.line(|line| line["event"]["reason"] == "upgrade_failed").await;
+    let line = setting.outgate.line(|line| line["event"]["reason"] == "upgrade_refused").await;
     assert_eq!(
         (&line["client"]["ip"], &line["http"]["response"]["status_code"]),
         (&"127.0.0.1".into(), &403.into())

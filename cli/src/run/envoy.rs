@@ -87,11 +87,16 @@ pub fn start(
     if let Some(concurrency) = concurrency {
         arguments.extend(["--concurrency".into(), concurrency.to_string().into()]);
     }
-    let own_log = state::append(&state.envoy_log()).map_err(EnvoyError::Start)?;
-    let mut process = Process::start("envoy", envoy, &arguments, Stdio::null(), Stdio::piped())
+    let own_log = || state::append(&state.envoy_log()).map_err(EnvoyError::Start);
+    let mut process = Process::start("envoy", envoy, &arguments, Stdio::piped(), Stdio::piped())
         .map_err(EnvoyError::Start)?;
+    // The filter's lines come by standard error, those of Envoy's access log by standard output: in one pipe they
+    // would cut each other.
     if let Some(output) = process.child().stderr.take() {
-        log.sort(output, own_log);
+        log.sort(output, own_log()?);
+    }
+    if let Some(output) = process.child().stdout.take() {
+        log.sort(output, own_log()?);
     }
     Ok(process)
 }
