@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -51,19 +52,24 @@ pub enum PortError {
     },
 }
 
-/// A port of loopback that is free for the resolver now, over UDP and TCP.
+/// Where the system takes no ports for outgoing connections: a port found here stays free while cert-service restarts.
+const QUIET: Range<u16> = 20_000..32_000;
+
+/// A port of loopback that is free for the resolver, over UDP and TCP.
 pub fn free_for_dns() -> Result<SocketAddr, PortError> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let refused = |error| PortError::Refused { option: "the resolver's", address: any, error };
-    // What is free for one may be taken for the other.
-    for _ in 0..16 {
-        let tcp = TcpListener::bind(any).map_err(refused)?;
-        let address = tcp.local_addr().map_err(refused)?;
-        if UdpSocket::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err(refused(io::ErrorKind::AddrInUse.into()))
+    // Runs that start at the same time begin their search at different places.
+    let offset = usize::try_from(std::process::id()).unwrap_or_default() % QUIET.len();
+    QUIET
+        .skip(offset)
+        .chain(QUIET.take(offset))
+        .map(|port| SocketAddr::new(any.ip(), port))
+        .find(|address| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok())
+        .ok_or_else(|| PortError::Refused {
+            option: "the resolver's",
+            address: any,
+            error: io::ErrorKind::AddrInUse.into(),
+        })
 }
 
 /// Checks that each address can be listened on.
