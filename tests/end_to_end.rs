@@ -20,6 +20,8 @@ mod forward;
 mod judges;
 #[path = "end_to_end/mtls.rs"]
 mod mtls;
+#[path = "end_to_end/overload.rs"]
+mod overload;
 #[path = "end_to_end/rejection.rs"]
 mod rejection;
 #[path = "end_to_end/setting.rs"]

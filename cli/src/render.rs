@@ -36,6 +36,9 @@ const HEADERS_TO_REMOVE: [&str; 7] = [
     "x-envoy-expected-rq-timeout-ms",
 ];
 
+/// How many clients may be connected unless the operator says otherwise.
+pub const MAX_CONNECTIONS: u32 = 50_000;
+
 /// The places in Envoy's configuration where `outgate.wasm` decides by the policy.
 pub const ROOTS: [Root; 5] = [
     Root { id: "explicit", type_url: WASM_HTTP },
@@ -74,6 +77,8 @@ pub struct Rendering {
     pub cert_socket: PathBuf,
     /// The resolver that Envoy asks, which refuses private addresses.
     pub dns: SocketAddr,
+    /// The most connections of clients at one time.
+    pub max_connections: u32,
     /// Shards of the dynamic forward proxy.
     pub shards: u32,
     /// The share of allowances that is logged.
@@ -129,6 +134,7 @@ impl Rendering {
         values.insert("http_manager", HTTP_MANAGER.to_owned());
         values.insert("headers_to_remove", json!(HEADERS_TO_REMOVE).to_string());
         values.insert("cert_socket", quoted(&self.cert_socket));
+        values.insert("max_connections", self.max_connections.to_string());
         values.insert("circuit_breakers", circuit_breakers().to_string());
         values.insert("inspected_tls_params", self.upstream_tls.parameters().to_string());
         for (key, chain) in [

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use outgate_policy::Engine;
 
-use crate::render::Rendering;
+use crate::render::{MAX_CONNECTIONS, Rendering};
 use crate::resolve::Resolve;
 use crate::run::policy_file::PolicyFile;
 use crate::upstream_tls::UpstreamTls;
@@ -94,6 +94,7 @@ fn render(
         wasm: args.wasm.clone(),
         cert_socket: args.cert_socket.clone(),
         dns: args.dns,
+        max_connections: MAX_CONNECTIONS,
         shards: args.shards,
         allowances: engine.document().outgate.log_allowances,
         discovery: None,

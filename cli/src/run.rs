@@ -22,7 +22,7 @@ use outgate_policy::{Destination, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::render::{Mtls, MtlsCertificate, Rendering};
+use crate::render::{MAX_CONNECTIONS, Mtls, MtlsCertificate, Rendering};
 use crate::resolve::Resolve;
 use crate::upstream_tls::UpstreamTls;
 use cert_service::CertService;
@@ -89,6 +89,9 @@ pub struct RunArgs {
     /// Envoy's worker threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
+    /// The most connections of clients at one time; more are turned away
+    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
     /// Decisions and handshake failures, as JSON lines [default: standard output]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -189,6 +192,7 @@ impl Run {
             wasm,
             cert_socket: state.cert_socket(),
             dns: ports::free_for_dns()?,
+            max_connections: args.max_connections,
             shards: outgate_filter::routing::Routing::default().shards,
             allowances: args.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
             discovery: Some(state.discovery()),
