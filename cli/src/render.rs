@@ -282,7 +282,7 @@ impl Rendering {
 
     /// Bytes as they come: HTTP/1.1 or HTTP/2 as the client spoke it.
     fn plain(&self, cluster: Value) -> Value {
-        let options = json!({"use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}}});
+        let options = json!({"use_downstream_protocol_config": {"http_protocol_options": {"enable_trailers": true}, "http2_protocol_options": {}}});
         with(cluster, &[("typed_extension_protocol_options", http_options(options))])
     }
 
@@ -290,7 +290,7 @@ impl Rendering {
     fn over_tls(&self, cluster: Value) -> Value {
         let options = json!({
             "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
-            "auto_config": {"http_protocol_options": {}, "http2_protocol_options": {}},
+            "auto_config": {"http_protocol_options": {"enable_trailers": true}, "http2_protocol_options": {}},
         });
         with(
             cluster,

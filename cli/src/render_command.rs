@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use outgate_policy::Engine;
 
 use crate::render::{MAX_CONNECTIONS, Rendering};
-use crate::resolve::Resolve;
+use crate::resolve::{Resolve, in_order};
 use crate::run::policy_file::PolicyFile;
 use crate::upstream_tls::UpstreamTls;
 
@@ -86,7 +86,7 @@ fn render(
         listen: args.listen,
         admin: args.admin,
         mtls: None,
-        resolve: args.resolve.clone(),
+        resolve: in_order(args.resolve.clone())?,
         upstream_tls: UpstreamTls::new(
             engine.document().tls_inspection.as_ref(),
             args.upstream_roots.clone(),

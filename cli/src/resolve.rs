@@ -44,6 +44,27 @@ pub enum ResolveError {
         /// The address.
         address: String,
     },
+    /// One destination, two addresses.
+    #[error(
+        "two --resolve are for the same host on port {port}; the second says `{address}`: leave one of them out"
+    )]
+    Twice {
+        /// The port.
+        port: u16,
+        /// Where the second leads.
+        address: SocketAddr,
+    },
+}
+
+/// As they are asked: named hosts before `*`, as curl does. Two for one destination are refused.
+pub fn in_order(mut entries: Vec<Resolve>) -> Result<Vec<Resolve>, ResolveError> {
+    for (index, entry) in entries.iter().enumerate() {
+        if entries.iter().take(index).any(|earlier| earlier.destination == entry.destination) {
+            return Err(ResolveError::Twice { port: entry.destination.port, address: entry.address });
+        }
+    }
+    entries.sort_by_key(|entry| entry.destination.host == HostPattern::Any);
+    Ok(entries)
 }
 
 impl FromStr for Resolve {
@@ -57,8 +78,9 @@ impl FromStr for Resolve {
         let (address, target_port) =
             take_host(target).map_or((target, None), |(address, port)| (address, Some(port)));
         let ip = address
-            .trim_start_matches('[')
-            .trim_end_matches(']')
+            .strip_prefix('[')
+            .map_or(Some(address), |inner| inner.strip_suffix(']'))
+            .unwrap_or_default()
             .parse::<IpAddr>()
             .map_err(|_| ResolveError::Address { text: text.to_owned(), address: address.to_owned() })?;
         let target_port = target_port.map_or(Ok(port), |port| parse_port(text, port))?;
@@ -112,9 +134,20 @@ mod tests {
             ("a.example:443:localhost", "names are not resolved here"),
             ("a.example:443:127.0.0.1:x", "port `x`"),
             ("a b:443:127.0.0.1", "the host of"),
+            ("a.example:443:[::1", "no IP address"),
         ] {
             let error = text.parse::<Resolve>().unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn named_hosts_come_before_any_and_none_comes_twice() {
+        let parse =
+            |texts: &[&str]| texts.iter().map(|text| text.parse::<Resolve>().unwrap()).collect::<Vec<_>>();
+        let ordered =
+            in_order(parse(&["*:443:10.0.0.1", "a.example:443:10.0.0.2", "*:80:10.0.0.3"])).unwrap();
+        assert_eq!(ordered, parse(&["a.example:443:10.0.0.2", "*:443:10.0.0.1", "*:80:10.0.0.3"]));
+        assert!(in_order(parse(&["a.example:443:10.0.0.1", "A.example:443:10.0.0.2"])).is_err());
     }
 }

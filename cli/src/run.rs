@@ -5,6 +5,7 @@ pub mod child;
 mod envoy;
 mod locate;
 mod log;
+mod pem_file;
 pub mod policy_file;
 mod ports;
 mod roots;
@@ -23,7 +24,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::render::{MAX_CONNECTIONS, Mtls, MtlsCertificate, Rendering};
-use crate::resolve::Resolve;
+use crate::resolve::{Resolve, ResolveError, in_order};
 use crate::upstream_tls::UpstreamTls;
 use cert_service::CertService;
 use child::Process;
@@ -109,11 +110,15 @@ enum RunError {
     #[error(transparent)]
     Port(#[from] ports::PortError),
     #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
     Locate(#[from] locate::LocateError),
     #[error(transparent)]
     State(#[from] state::StateError),
     #[error(transparent)]
     PolicyFile(#[from] policy_file::PolicyFileError),
+    #[error(transparent)]
+    PemFile(#[from] pem_file::PemFileError),
     #[error(transparent)]
     Roots(#[from] roots::RootsError),
     #[error(transparent)]
@@ -124,6 +129,8 @@ enum RunError {
     Envoy(#[from] envoy::EnvoyError),
     #[error("cannot start {name}: {error}")]
     Start { name: &'static str, error: std::io::Error },
+    #[error("interrupted, ending")]
+    Interrupted,
     #[error("{name} ended ({status}){hint}")]
     Ended { name: &'static str, status: String, hint: String },
     #[error("{name} is not ready after {} s{hint}", START.as_secs())]
@@ -141,6 +148,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         Err(error) => {
             eprintln!("outgate: {error}");
             match error {
+                RunError::Interrupted => ExitCode::SUCCESS,
                 RunError::PolicyFile(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
@@ -177,6 +185,16 @@ impl Run {
         let wasm = locate::wasm()?;
         let cert_service = locate::cert_service()?;
         let envoy = locate::envoy(args.envoy.as_deref())?;
+        for (option, path, tag) in [
+            ("--mtls-ca", &args.mtls_ca, "CERTIFICATE"),
+            ("--mtls-crl", &args.mtls_crl, "X509 CRL"),
+            ("--mtls-cert", &args.mtls_cert, "CERTIFICATE"),
+            ("--mtls-key", &args.mtls_key, "PRIVATE KEY"),
+        ] {
+            if let Some(path) = path {
+                pem_file::check(option, path, tag)?;
+            }
+        }
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(RunError::Signals)?;
         let state = State::open(&args.state)?;
         let log = DecisionLog::open(args.log_file.as_deref())
@@ -188,7 +206,7 @@ impl Run {
             listen: args.listen,
             admin: args.admin,
             mtls: mtls(args),
-            resolve: args.resolve.clone(),
+            resolve: in_order(args.resolve.clone())?,
             wasm,
             cert_socket: state.cert_socket(),
             dns: ports::free_for_dns()?,
@@ -204,6 +222,7 @@ impl Run {
         let mut cert_service = CertService::start(cert_service, args, &state, rendering.dns, &policy.engine)?;
         cert_service.wait_ready(&mut signals)?;
         envoy::validate(&envoy, &state)?;
+        interrupted(&mut signals)?;
         let mut envoy = envoy::start(&envoy, &state, args.concurrency, &log)?;
         let admin = Admin::new(args.admin);
         wait(&mut envoy, &mut signals, &state.envoy_log(), || admin.is_ready())?;
@@ -375,6 +394,11 @@ enum SwapError {
     Envoy(#[from] envoy::EnvoyError),
 }
 
+/// Whether a signal came before the proxy was ready.
+fn interrupted(signals: &mut Signals) -> Result<(), RunError> {
+    if signals.pending().any(|signal| signal != SIGUSR1) { Err(RunError::Interrupted) } else { Ok(()) }
+}
+
 /// Waits until `ready`, and says why if that does not come.
 fn wait(
     process: &mut Process,
@@ -388,13 +412,7 @@ fn wait(
         if let Some(status) = process.ended() {
             return Err(RunError::Ended { name, status, hint: state::tail(log) });
         }
-        if let Some(signal) = signals.pending().next() {
-            return Err(RunError::Ended {
-                name,
-                status: format!("stopped by signal {signal}"),
-                hint: String::new(),
-            });
-        }
+        interrupted(signals)?;
         if Instant::now() > deadline {
             return Err(RunError::Late { name, hint: state::tail(log) });
         }

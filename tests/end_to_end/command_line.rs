@@ -48,6 +48,18 @@ fn what_keeps_it_from_starting_is_said_with_the_remedy() {
         (DENY_ALL, vec!["--envoy", "/no/such/envoy"], 1, vec!["--envoy", "/no/such/envoy"]),
         (DENY_ALL, vec!["--envoy", "/bin/false"], 1, vec!["Envoy refuses"]),
         (DENY_ALL, vec!["--upstream-ca", "/no/such.pem"], 1, vec!["--upstream-ca", "/no/such.pem"]),
+        (
+            DENY_ALL,
+            vec!["--mtls-listen", "127.0.0.1:18999", "--mtls-ca", "/no/such.pem"],
+            1,
+            vec!["--mtls-ca", "/no/such.pem"],
+        ),
+        (
+            DENY_ALL,
+            vec!["--resolve", "*:443:10.0.0.1", "--resolve", "*:443:10.0.0.2"],
+            1,
+            vec!["--resolve", "10.0.0.2"],
+        ),
         (DENY_ALL, vec!["--resolve", "a.test:443"], 2, vec!["HOST:PORT:ADDR"]),
         (DENY_ALL, vec!["--mtls-listen", "127.0.0.1:1"], 2, vec!["--mtls-ca"]),
         (

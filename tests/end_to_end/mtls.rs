@@ -286,10 +286,15 @@ async fn good_requests_go_to_the_upstream() {
         key.to_str().unwrap(),
     ]);
     let tls = Tls { roots: vec![server.der()], ..listener.tls() };
-    let reply = listener.ask(tls.clone().identity(listener.clients.client("client.example"))).await.unwrap();
+    let stream = TcpStream::connect(listener.outgate.mtls).await.unwrap();
+    let stream =
+        tls.clone().identity(listener.clients.client("client.example")).handshake(stream).await.unwrap();
+    let lies = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-client-cert", "Subject=evil")];
+    let reply = client::over_tls(stream, Ask::get("/who").at("localhost").with(&lies)).await.unwrap();
     assert_eq!((reply.status, reply.json()["target"].as_str()), (200, Some("/who")));
+    assert_eq!(origin.last().header("x-forwarded-for"), Some("127.0.0.1"));
     let forwarded = origin.last().header("x-forwarded-client-cert").unwrap_or_default().to_owned();
-    assert!(forwarded.contains("client.example"), "{forwarded}");
+    assert!(forwarded.contains("client.example") && !forwarded.contains("evil"), "{forwarded}");
     assert!(listener.ask(tls).await.is_err(), "no certificate");
     assert_eq!(origin.received().len(), 1);
 }

@@ -184,6 +184,7 @@ async fn malformed_requests_never_reach_an_origin() {
         (b"GET http://good.site.test/ HTTP/1.1\r\nHost : good.site.test\r\n\r\n", "bad_request"),
         (b"GET https://good.site.test/ HTTP/1.1\r\nHost: good.site.test\r\n\r\n", "scheme_mismatch"),
         (b"\x16\x03\x01\x00\x05hello\r\n\r\n", "bad_request"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: good.site.test\r\n\r\n", "bad_path"),
         (b"GET http://good.site.test/ HTTP/1.1\r\nHost: good.site.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", "upgrade_refused"),
     ] {
         let answer = client::raw(setting.proxy(), bytes).await;

@@ -56,6 +56,13 @@ fn verdict(decided: &Decided) -> String {
         (Some(rule), "rule_allowed" | "rule_denied") => format!("{verdict} by rule `{rule}`"),
         (Some(rule), reason) => format!("{verdict} by rule `{rule}` ({reason})"),
         (None, "default_denied") => format!("{verdict}, no rule matches (default_denied)"),
+        (None, "no_sni") => format!(
+            "{verdict} (no_sni): TLS came without the server name that inspection needs; have the client send SNI, or \
+             let a session rule tunnel it"
+        ),
+        (None, "host_mismatch") => {
+            format!("{verdict} (host_mismatch): CONNECT, SNI and request do not name the same host and port")
+        }
         (None, reason) => format!("{verdict} before any rule ({reason})"),
     }
 }

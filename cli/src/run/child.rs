@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -36,6 +36,11 @@ pub fn become_child(arguments: &[OsString]) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// The program that runs now, even if its file was replaced meanwhile.
+fn own_executable() -> io::Result<PathBuf> {
+    if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
+}
+
 /// A running process.
 #[derive(Debug)]
 pub struct Process {
@@ -52,7 +57,7 @@ impl Process {
         stdout: Stdio,
         stderr: Stdio,
     ) -> io::Result<Self> {
-        let child = Command::new(std::env::current_exe()?)
+        let child = Command::new(own_executable()?)
             .arg(SUBCOMMAND)
             .arg(std::process::id().to_string())
             .arg(program)

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -50,6 +51,8 @@ pub fn validate(envoy: &Path, state: &State) -> Result<(), EnvoyError> {
         .args(["--mode", "validate", "-l", "error", "-c"])
         .arg(state.bootstrap())
         .stdin(Stdio::null())
+        // Ctrl-C is for us.
+        .process_group(0)
         .output()
         .map_err(EnvoyError::Start)?;
     if output.status.success() {

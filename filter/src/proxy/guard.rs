@@ -12,7 +12,7 @@ use proxy_wasm::types::{Action, PeerType};
 use super::filter::Filter;
 use super::grants::{self, Asked, Call};
 use super::host;
-use crate::decision::{Decision, Subject};
+use crate::decision::{Decision, RequestFacts, Subject};
 use crate::handshake::classify::{Evidence, Progress, Side, classify};
 use crate::handshake::line::{Connection as Handshake, Intercepted, line};
 use crate::routing::Leg;
@@ -91,7 +91,7 @@ impl Guard {
                 verdict: "fail",
                 reason: Reason::NotHttp,
                 rule: Some(state.opened_by.clone()),
-                detail: Some("the rule reads requests, but these bytes are neither TLS nor HTTP; a session rule before it would let them through unread".to_owned()),
+                detail: Some("the rule reads requests, but neither TLS nor HTTP came within three seconds; a session rule before it would let other bytes through unread".to_owned()),
             };
         }
         match tls {
@@ -146,7 +146,8 @@ impl Guard {
             destination: Some(destination),
             server_name,
             decrypted: outcome.verdict == "inspect",
-            request: None,
+            // The session is its CONNECT.
+            request: Some(RequestFacts { id: &state.id, method: "CONNECT", path: None }),
             policy: &self.filter.engine.document().name,
             policy_hash: &state.policy,
             session_id: &state.id,

@@ -146,8 +146,9 @@ fn rule(reader: &mut Reader, item: &Item<'_>) -> Option<RuleDocument> {
         description,
         enabled,
         priority: priority?,
-        action: action?,
-        session_matcher: session_matcher?,
+        // What is wrong has its error; the rest of the rule is read on, so that all its errors are found.
+        action: action.unwrap_or(Action::Deny),
+        session_matcher: session_matcher.unwrap_or_else(|| "false".to_owned()),
         // Exports write a missing text as an empty one.
         application_matcher: application_matcher.filter(|text| !text.trim().is_empty()),
         tls_inspection_enabled,
