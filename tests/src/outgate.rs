@@ -178,10 +178,13 @@ impl Outgate {
         }
     }
 
-    /// All lines of the log so far.
+    /// All whole lines of the log so far: what is read while a line is being written may end within it.
     pub fn log(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
-        text.lines()
+        let written = fs::read(self.log_file()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&written);
+        text.rsplit_once('\n')
+            .map_or("", |(whole, _)| whole)
+            .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
             .collect()
     }
