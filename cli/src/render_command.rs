@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use outgate_policy::Engine;
 
-use crate::render::{MAX_CONNECTIONS, Rendering};
+use crate::render::{MAX_CONNECTIONS, MAX_HEAP, Rendering};
 use crate::resolve::{Resolve, in_order};
 use crate::run::policy_file::PolicyFile;
 use crate::upstream_tls::UpstreamTls;
@@ -85,7 +85,11 @@ fn render(
         policy,
         listen: args.listen,
         admin: args.admin,
+        own: Vec::new(),
+        tls: None,
         mtls: None,
+        allow_private: engine.document().outgate.allow_private.clone(),
+        proxy_protocol: !engine.document().outgate.proxy_protocol_from.is_empty(),
         resolve: in_order(args.resolve.clone())?,
         upstream_tls: UpstreamTls::new(
             engine.document().tls_inspection.as_ref(),
@@ -95,6 +99,8 @@ fn render(
         cert_socket: args.cert_socket.clone(),
         dns: args.dns,
         max_connections: MAX_CONNECTIONS,
+        max_connections_per_client: None,
+        max_heap: MAX_HEAP,
         shards: args.shards,
         allowances: engine.document().outgate.log_allowances,
         discovery: None,

@@ -12,18 +12,18 @@ mod roots;
 mod state;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use outgate_policy::address::Cidr;
 use outgate_policy::{Destination, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::render::{MAX_CONNECTIONS, Mtls, MtlsCertificate, Rendering};
+use crate::render::{MAX_CONNECTIONS, MAX_HEAP, Mtls, Rendering, ServerCertificate, TlsListener, TlsServer};
 use crate::resolve::{Resolve, ResolveError, in_order};
 use crate::upstream_tls::UpstreamTls;
 use cert_service::CertService;
@@ -33,8 +33,8 @@ use log::DecisionLog;
 use policy_file::{Change, PolicyFile};
 use state::State;
 
-/// The name of the mTLS listener's certificate when the operator brings none.
-const MTLS_NAME: &str = "localhost";
+/// The name of our listeners' certificate when the operator brings none.
+const SERVER_NAME: &str = "localhost";
 
 /// How long a start may take on a slow machine.
 const START: Duration = Duration::from_secs(60);
@@ -54,6 +54,21 @@ pub struct RunArgs {
     /// cert-service's health, metrics and CA download
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9902")]
     cert_http: SocketAddr,
+    /// The proxy over TLS, for clients that show a certificate; it must verify, and identities hang on it
+    #[arg(long, value_name = "ADDR", requires = "tls_client_ca")]
+    tls_listen: Option<SocketAddr>,
+    /// CAs of the certificates that clients may show there
+    #[arg(long, value_name = "PEM", requires = "tls_listen")]
+    tls_client_ca: Option<PathBuf>,
+    /// Revocation lists of these CAs
+    #[arg(long, value_name = "PEM", requires = "tls_listen")]
+    tls_client_crl: Option<PathBuf>,
+    /// That listener's certificate chain [default: minted for localhost]
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// A listener that demands client certificates and explains every failed handshake
     #[arg(long, value_name = "ADDR", requires = "mtls_ca")]
     mtls_listen: Option<SocketAddr>,
@@ -93,6 +108,12 @@ pub struct RunArgs {
     /// The most connections of clients at one time; more are turned away
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+    /// The most connections of one client address at one time [default: no limit but --max-connections]
+    #[arg(long, value_name = "N")]
+    max_connections_per_client: Option<NonZeroU32>,
+    /// How much memory Envoy may use; near it, requests and then connections are refused
+    #[arg(long, value_name = "MIB", default_value_t = MAX_HEAP, value_parser = clap::value_parser!(u32).range(16..))]
+    max_heap: u32,
     /// Decisions and handshake failures, as JSON lines [default: standard output]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -166,8 +187,9 @@ struct Run {
     upstream_cas: Vec<PathBuf>,
     log_allowances: Option<f64>,
     drain: Duration,
-    allow_private: Vec<Cidr>,
     hash: String,
+    /// What `/ready` says.
+    ready: bool,
     swaps: u64,
     state: State,
     admin: Admin,
@@ -180,12 +202,17 @@ impl Run {
         let mut addresses =
             vec![("--listen", args.listen), ("--admin", args.admin), ("--cert-http", args.cert_http)];
         addresses.extend(args.mtls_listen.map(|address| ("--mtls-listen", address)));
+        addresses.extend(args.tls_listen.map(|address| ("--tls-listen", address)));
         ports::check(&addresses)?;
         let (policy_file, policy) = PolicyFile::open(&args.policy)?;
         let wasm = locate::wasm()?;
         let cert_service = locate::cert_service()?;
         let envoy = locate::envoy(args.envoy.as_deref())?;
         for (option, path, tag) in [
+            ("--tls-client-ca", &args.tls_client_ca, "CERTIFICATE"),
+            ("--tls-client-crl", &args.tls_client_crl, "X509 CRL"),
+            ("--tls-cert", &args.tls_cert, "CERTIFICATE"),
+            ("--tls-key", &args.tls_key, "PRIVATE KEY"),
             ("--mtls-ca", &args.mtls_ca, "CERTIFICATE"),
             ("--mtls-crl", &args.mtls_crl, "X509 CRL"),
             ("--mtls-cert", &args.mtls_cert, "CERTIFICATE"),
@@ -200,9 +227,17 @@ impl Run {
         let log = DecisionLog::open(args.log_file.as_deref())
             .map_err(|error| RunError::Log { path: args.log_file.clone().unwrap_or_default(), error })?;
 
+        let outgate = &policy.engine.document().outgate;
+        let listeners: Vec<_> = addresses.iter().map(|(_, address)| *address).collect();
         let rendering = Rendering {
             upstream_tls: upstream_tls(&policy.engine, &state, &args.upstream_ca)?,
             policy: policy.value,
+            own: ports::reached_by(&listeners),
+            tls: tls(args),
+            allow_private: outgate.allow_private.clone(),
+            proxy_protocol: !outgate.proxy_protocol_from.is_empty(),
+            max_connections_per_client: args.max_connections_per_client,
+            max_heap: args.max_heap,
             listen: args.listen,
             admin: args.admin,
             mtls: mtls(args),
@@ -212,7 +247,7 @@ impl Run {
             dns: ports::free_for_dns()?,
             max_connections: args.max_connections,
             shards: outgate_filter::routing::Routing::default().shards,
-            allowances: args.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
+            allowances: args.log_allowances.unwrap_or(outgate.log_allowances),
             discovery: Some(state.discovery()),
         };
         let bootstrap = rendering.bootstrap()?;
@@ -236,8 +271,8 @@ impl Run {
             upstream_cas: args.upstream_ca.clone(),
             log_allowances: args.log_allowances,
             drain: args.drain,
-            allow_private: policy.engine.document().outgate.allow_private.clone(),
             hash: policy.engine.hash().to_owned(),
+            ready: true,
             swaps: 0,
             state,
             admin,
@@ -256,8 +291,11 @@ impl Run {
             engine.rules().len()
         );
         eprintln!("outgate: proxy     http://{}", args.listen);
+        if let Some(tls) = args.tls_listen {
+            eprintln!("outgate: proxy/tls https://{SERVER_NAME}:{} on {tls}", tls.port());
+        }
         if let Some(mtls) = args.mtls_listen {
-            eprintln!("outgate: mtls      https://{MTLS_NAME}:{} on {mtls}", mtls.port());
+            eprintln!("outgate: mtls      https://{SERVER_NAME}:{} on {mtls}", mtls.port());
         }
         eprintln!("outgate: admin     http://{}/ready http://{0}/stats/prometheus", args.admin);
         eprintln!("outgate: cert-http http://{}/readyz http://{0}/metrics http://{0}/ca.pem", args.cert_http);
@@ -289,6 +327,7 @@ impl Run {
                 });
             }
             self.cert_service.keep_running();
+            self.tell_readiness();
             match self.policy_file.poll() {
                 Change::None => {}
                 Change::Refused(error) => {
@@ -307,6 +346,20 @@ impl Run {
         }
         self.envoy.stop(Duration::from_secs(5));
         Ok(())
+    }
+
+    /// Without cert-service fresh names are neither resolved nor inspected: clients should go elsewhere if they can.
+    fn tell_readiness(&mut self) {
+        let ready = self.cert_service.is_ready();
+        if ready == self.ready || self.admin.set_ready(ready).is_err() {
+            return;
+        }
+        self.ready = ready;
+        if ready {
+            eprintln!("outgate: cert-service and its resolver answer again; /ready says so");
+        } else {
+            eprintln!("outgate: cert-service or its resolver does not answer; not ready until it does");
+        }
     }
 
     /// Takes no new connections and lets the open ones end; another signal, or the limit, cuts them.
@@ -353,17 +406,23 @@ impl Run {
 
     fn try_swap(&mut self, policy: &policy_file::Policy) -> Result<(), SwapError> {
         let upstream_tls = upstream_tls(&policy.engine, &self.state, &self.upstream_cas)?;
+        let outgate = &policy.engine.document().outgate;
         let rendering = Rendering {
             policy: policy.value.clone(),
             upstream_tls,
-            allowances: self.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
+            allow_private: outgate.allow_private.clone(),
+            proxy_protocol: !outgate.proxy_protocol_from.is_empty(),
+            allowances: self.log_allowances.unwrap_or(outgate.log_allowances),
             ..self.rendering.clone()
         };
+        if rendering.allow_private != self.rendering.allow_private {
+            return Err(SwapError::RestartRequired("outgate.destinations.allowPrivate"));
+        }
+        if rendering.proxy_protocol != self.rendering.proxy_protocol {
+            return Err(SwapError::RestartRequired("outgate.proxyProtocol"));
+        }
         if rendering.bootstrap()? != self.bootstrap {
             return Err(SwapError::RestartRequired("tlsInspectionPolicies"));
-        }
-        if policy.engine.document().outgate.allow_private != self.allow_private {
-            return Err(SwapError::RestartRequired("outgate.destinations.allowPrivate"));
         }
         self.swaps += 1;
         let reloads = self.admin.reloads()?;
@@ -427,17 +486,33 @@ fn upstream_tls(engine: &Engine, state: &State, upstream_cas: &[PathBuf]) -> Res
     Ok(UpstreamTls::new(policy, state.write_roots(&roots)?)?)
 }
 
+fn tls(args: &RunArgs) -> Option<TlsListener> {
+    let (listen, ca) = args.tls_listen.zip(args.tls_client_ca.as_deref())?;
+    let server =
+        tls_server(ca, args.tls_client_crl.as_deref(), args.tls_cert.as_deref().zip(args.tls_key.as_deref()));
+    Some(TlsListener { listen, server })
+}
+
+fn tls_server(ca: &Path, crl: Option<&Path>, certificate: Option<(&Path, &Path)>) -> TlsServer {
+    TlsServer {
+        ca: absolute(ca),
+        crl: crl.map(absolute),
+        certificate: match certificate {
+            Some((chain, key)) => ServerCertificate::Files { chain: absolute(chain), key: absolute(key) },
+            None => ServerCertificate::Minted(SERVER_NAME.to_owned()),
+        },
+    }
+}
+
 fn mtls(args: &RunArgs) -> Option<Mtls> {
-    let (listen, ca) = args.mtls_listen.zip(args.mtls_ca.as_ref())?;
-    let certificate = match (&args.mtls_cert, &args.mtls_key) {
-        (Some(chain), Some(key)) => MtlsCertificate::Files { chain: absolute(chain), key: absolute(key) },
-        _ => MtlsCertificate::Minted(MTLS_NAME.to_owned()),
-    };
+    let (listen, ca) = args.mtls_listen.zip(args.mtls_ca.as_deref())?;
     Some(Mtls {
         listen,
-        ca: absolute(ca),
-        crl: args.mtls_crl.as_deref().map(absolute),
-        certificate,
+        server: tls_server(
+            ca,
+            args.mtls_crl.as_deref(),
+            args.mtls_cert.as_deref().zip(args.mtls_key.as_deref()),
+        ),
         upstream: args.mtls_upstream.clone(),
     })
 }

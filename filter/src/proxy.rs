@@ -2,6 +2,7 @@
 //!
 //! | root id | context | decides |
 //! |---|---|---|
+//! | `connections` | network | whether a client may open another connection to the explicit listener |
 //! | `explicit` | HTTP | sessions (CONNECT) and requests in the clear, on the explicit listener |
 //! | `inspected` | HTTP | requests inside decrypted TLS |
 //! | `tunnelled` | HTTP | requests in the clear inside a tunnel |
@@ -10,6 +11,8 @@
 //! | `identity` | HTTP | nothing: answers with the client certificate that it saw |
 //! | `handshake` | access log | nothing: explains failed handshakes |
 
+mod client;
+mod connections;
 mod exchange;
 mod explicit;
 mod filter;
@@ -19,6 +22,7 @@ pub(crate) mod host;
 mod identity;
 mod inner;
 mod metrics;
+mod open_tunnels;
 mod root;
 
 proxy_wasm::main! {{

@@ -3,6 +3,9 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use outgate_policy::Engine;
@@ -10,7 +13,7 @@ use signal_hook::iterator::Signals;
 
 use super::child::Process;
 use super::state::{self, State};
-use super::{MTLS_NAME, RunArgs, RunError, envoy, wait};
+use super::{RunArgs, RunError, SERVER_NAME, envoy, wait};
 
 /// cert-service, started again whenever it ends.
 pub struct CertService {
@@ -18,6 +21,7 @@ pub struct CertService {
     program: PathBuf,
     arguments: Vec<OsString>,
     ready_url: String,
+    ready: Arc<AtomicBool>,
     audit: PathBuf,
     log: PathBuf,
     restart: Option<Instant>,
@@ -26,6 +30,8 @@ pub struct CertService {
 }
 
 impl CertService {
+    /// How often it is asked whether it is ready.
+    const WATCH: Duration = Duration::from_millis(250);
     const FIRST_BACKOFF: Duration = Duration::from_secs(1);
     const LAST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -52,8 +58,11 @@ impl CertService {
         for range in &engine.document().outgate.allow_private {
             arguments.extend(["--allow-private".into(), range.to_string().into()]);
         }
-        if args.mtls_listen.is_some() && args.mtls_cert.is_none() {
-            arguments.extend(["--serve".into(), MTLS_NAME.into()]);
+        let minted = |listen: Option<SocketAddr>, certificate: &Option<PathBuf>| {
+            listen.is_some() && certificate.is_none()
+        };
+        if minted(args.mtls_listen, &args.mtls_cert) || minted(args.tls_listen, &args.tls_cert) {
+            arguments.extend(["--serve".into(), SERVER_NAME.into()]);
         }
         let (audit, log) = (state.cert_service_audit(), state.cert_service_log());
         Ok(Self {
@@ -61,6 +70,7 @@ impl CertService {
             program,
             arguments,
             ready_url: format!("http://{}/readyz", args.cert_http),
+            ready: Arc::new(AtomicBool::new(true)),
             audit,
             log,
             restart: None,
@@ -79,7 +89,21 @@ impl CertService {
     /// Waits until it can sign and serve.
     pub fn wait_ready(&mut self, signals: &mut Signals) -> Result<(), RunError> {
         let url = self.ready_url.clone();
-        wait(&mut self.process, signals, &self.log, || envoy::answers(&url))
+        wait(&mut self.process, signals, &self.log, || envoy::answers(&url))?;
+        let ready = Arc::downgrade(&self.ready);
+        thread::spawn(move || {
+            while let Some(ready) = ready.upgrade() {
+                ready.store(envoy::answers(&url), Ordering::Relaxed);
+                drop(ready);
+                thread::sleep(Self::WATCH);
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether it could sign and resolve when it was asked last.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
     }
 
     /// Starts it again if it ended: granted hosts go on meanwhile, new ones are refused.

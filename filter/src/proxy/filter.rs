@@ -9,7 +9,7 @@ use log::info;
 use sha2::{Digest, Sha256};
 
 use super::metrics::Metrics;
-use crate::configuration::{ConfigurationError, PluginConfiguration};
+use crate::configuration::{ConfigurationError, Limits, PluginConfiguration};
 use crate::decision::Decision;
 use crate::routing::Routing;
 use outgate_policy::{Engine, PolicyErrors, RuleId};
@@ -29,6 +29,10 @@ pub struct Filter {
     pub routing: Routing,
     /// The cluster of cert-service.
     pub grants_cluster: String,
+    /// How much each client may have.
+    pub limits: Limits,
+    /// Whether certificates of clients count.
+    pub client_certificates: bool,
     /// Counters.
     pub metrics: Metrics,
     allowances: f64,
@@ -60,6 +64,8 @@ impl Filter {
             engine: Engine::from_value(&configuration.policy)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
+            limits: configuration.limits,
+            client_certificates: configuration.client_certificates,
             metrics: Metrics::default(),
             allowances: configuration.log.allowances,
         });

@@ -12,6 +12,7 @@ use proxy_wasm::types::{Action, PeerType};
 use super::filter::Filter;
 use super::grants::{self, Asked, Call};
 use super::host;
+use super::open_tunnels::{End, Registration, Tunnel};
 use crate::decision::{Decision, RequestFacts, Subject};
 use crate::handshake::classify::{Evidence, Progress, Side, classify};
 use crate::handshake::line::{Connection as Handshake, Intercepted, line};
@@ -39,6 +40,9 @@ pub struct Guard {
     gate: Gate,
     /// The session whose client gets a certificate of ours.
     inspected: Option<Inspected>,
+    context_id: u32,
+    /// While TLS goes on unread.
+    open: Option<Registration>,
 }
 
 /// A session that is inspected.
@@ -75,8 +79,8 @@ struct Outcome {
 
 impl Guard {
     /// A connection that is about to begin.
-    pub fn new(filter: Rc<Filter>, found: Found) -> Self {
-        Self { filter, found, gate: Gate::Open, inspected: None }
+    pub fn new(filter: Rc<Filter>, found: Found, context_id: u32) -> Self {
+        Self { filter, found, gate: Gate::Open, inspected: None, context_id, open: None }
     }
 
     fn decide(
@@ -119,7 +123,7 @@ impl Guard {
             client_port: state.client.port(),
             identity: &identity,
             destination,
-            certificate: None,
+            certificate: state.certificate.as_ref(),
             connection: Some(&connection),
             now: host::now(),
         });
@@ -141,6 +145,7 @@ impl Guard {
             reason: outcome.reason.as_str(),
             rule: outcome.rule.as_deref(),
             detail: outcome.detail.as_deref(),
+            failure: None,
             client: Some(state.client),
             identity: Some(&identity),
             destination: Some(destination),
@@ -244,7 +249,18 @@ impl StreamContext for Guard {
                     Some(Inspected { client: state.client, destination, rule, session_id: state.id });
                 Action::Continue
             }
-            _ => Action::Continue,
+            _ => {
+                let tunnel = Tunnel {
+                    client: state.client,
+                    identity: state.identity(),
+                    certificate: state.certificate,
+                    destination,
+                    session_id: state.id,
+                    end: End::Tls(server_name),
+                };
+                self.open = Some(tunnel.register(self.context_id));
+                Action::Continue
+            }
         }
     }
 

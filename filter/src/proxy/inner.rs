@@ -116,6 +116,7 @@ impl HttpContext for Inner {
         self.exchange.session_id.clone_from(&state.id);
         self.exchange.client = Some(state.client);
         self.exchange.identity = state.identity();
+        self.exchange.certificate.clone_from(&state.certificate);
         self.exchange.destination = Some(destination.clone());
         if self.stage == RequestStage::Inspected {
             self.exchange.server_name = Some(destination.host.as_str().to_owned());

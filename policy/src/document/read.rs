@@ -266,8 +266,9 @@ fn tls_policy(
 }
 
 fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 11] = [
         "sources",
+        "proxyProtocol",
         "afterInspection",
         "hostMismatch",
         "tunnelSni",
@@ -283,6 +284,9 @@ fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
     let destinations = object.get("destinations").and_then(|item| reader.object(&item, &["allowPrivate"]));
     let allow_private =
         destinations.map_or_else(Vec::new, |object| reader.parsed(&object, "allowPrivate", Cidr::parse));
+    let proxy_protocol = object.get("proxyProtocol").and_then(|item| reader.object(&item, &["from"]));
+    let proxy_protocol_from =
+        proxy_protocol.map_or_else(Vec::new, |object| reader.parsed(&object, "from", Cidr::parse));
     let trust_configs: Vec<_> =
         reader.list(&object, "trustConfigs").iter().filter_map(|item| trust_config(reader, item)).collect();
     unique(reader, "outgate.trustConfigs", trust_configs.iter().map(|config| config.name.as_str()));
@@ -319,6 +323,7 @@ fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
             &[("keep", OpenTunnels::Keep), ("recheck", OpenTunnels::Recheck)],
         ),
         allow_private,
+        proxy_protocol_from,
         trust_configs,
         log_allowances: object.get("log").map_or(1.0, |item| log_allowances(reader, &item)),
     }

@@ -169,7 +169,7 @@ rules[2].enabled: expected true or false, found a text
 rules[4]: expected an object, found a number
 urlLists[0].values[0]: `localhost` is neither a domain such as `example.com` nor a URL such as `example.com/path`
 urlLists[0].values[2]: expected a text, found a number; put quotes around it
-outgate.banana: unknown key `banana`; known here: `sources`, `afterInspection`, `hostMismatch`, `tunnelSni`, \
+outgate.banana: unknown key `banana`; known here: `sources`, `proxyProtocol`, `afterInspection`, `hostMismatch`, `tunnelSni`, \
 `ambiguousPaths`, `errorsInDeny`, `openTunnels`, `destinations`, `trustConfigs`, `log`
 outgate.sources[0].cidrs[0]: `10.0.0.0` has no prefix length; write `10.0.0.0/32` for one IPv4 address, `10.0.0.0/128` for one IPv6 address
 outgate.sources[1]: no condition; add `cidrs`, `spiffeIds`, `dnsNames` or `header`
