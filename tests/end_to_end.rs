@@ -14,6 +14,8 @@ mod command_line;
 mod companions;
 #[path = "end_to_end/demonstration.rs"]
 mod demonstration;
+#[path = "end_to_end/destinations.rs"]
+mod destinations;
 #[path = "end_to_end/forward.rs"]
 mod forward;
 #[path = "end_to_end/judges.rs"]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -59,6 +59,7 @@ pub fn private_routes(service: Arc<Service>) -> Router {
     Router::new()
         .route("/v1/grants", post(grant))
         .route("/v1/withdrawals", post(withdraw))
+        .route("/v1/names/{name}", get(name))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(service)
 }
@@ -128,6 +129,19 @@ async fn withdraw(State(service): State<Arc<Service>>, body: Bytes) -> Result<Re
         _ => return Err(bad("give either `host` or `\"all\": true`".to_owned())),
     };
     Ok(axum::Json(json!({ "withdrawn": leases })).into_response())
+}
+
+/// Whether the resolver refuses a name; for whoever saw only that it has no address.
+async fn name(State(service): State<Arc<Service>>, Path(name): Path<String>) -> Result<Response, Problem> {
+    let problem = |status, detail| Problem { status, reason: GrantResult::BadRequest.as_str(), detail };
+    let host = HostName::parse(&name).map_err(|error| problem(StatusCode::BAD_REQUEST, error.to_string()))?;
+    match service.refuses(&host).await {
+        Some(refused) => Ok(axum::Json(json!({ "host": host.as_str(), "refused": refused })).into_response()),
+        None => Err(problem(
+            StatusCode::NOT_FOUND,
+            "no resolver runs here: start it with `--dns-listen`".to_owned(),
+        )),
+    }
 }
 
 async fn ready(State(service): State<Arc<Service>>) -> Response {

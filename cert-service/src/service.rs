@@ -249,6 +249,11 @@ impl Service {
         Ok(())
     }
 
+    /// Whether a name leads to an address that nobody may reach; none without a resolver.
+    pub async fn refuses(&self, host: &HostName) -> Option<bool> {
+        Some(self.resolver.get()?.refuses(host).await)
+    }
+
     /// Says whether the Unix socket serves.
     pub fn set_socket_serves(&self, serves: bool) {
         self.socket_serves.store(serves, Ordering::Relaxed);

@@ -24,8 +24,9 @@ mod inner;
 mod metrics;
 mod open_tunnels;
 mod root;
+mod unresolved;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
-    proxy_wasm::set_root_context(|_| root::new());
+    proxy_wasm::set_root_context(root::new);
 }}

@@ -11,5 +11,6 @@
 
 pub mod certificates;
 pub mod client;
+pub mod name_server;
 pub mod origin;
 pub mod outgate;

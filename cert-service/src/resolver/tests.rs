@@ -12,11 +12,10 @@ use super::lookup::{self, Family, Said};
 use super::refusal::Refusal;
 use super::upstream::write_framed;
 use super::{Resolver, Settings, Timeouts, parse_upstream};
-use name_server::NameServer;
 use outgate_policy::address::Cidr;
+use outgate_tests::name_server::NameServer;
 
 mod envoy;
-mod name_server;
 
 /// A resolver, the name server that it asks, and its log.
 struct World {

@@ -28,7 +28,7 @@ fn is_dropped(name: &str) -> bool {
 }
 
 /// How Envoy says that its RBAC refused the address: the second belt, `outgate render` writes it.
-const SECOND_BELT: &str = "rbac_access_denied_matched_policy[destination_refused]";
+pub const SECOND_BELT: &str = "rbac_access_denied_matched_policy[destination_refused]";
 
 /// The header that picks Envoy's cluster.
 pub const ROUTE: &str = "x-outgate-route";

@@ -9,10 +9,12 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, PeerType};
 
+use super::exchange::SECOND_BELT;
 use super::filter::Filter;
 use super::grants::{self, Asked, Call};
 use super::host;
 use super::open_tunnels::{End, Registration, Tunnel};
+use super::unresolved;
 use crate::decision::{Decision, RequestFacts, Subject};
 use crate::handshake::classify::{Evidence, Progress, Side, classify};
 use crate::handshake::line::{Connection as Handshake, Intercepted, line};
@@ -23,6 +25,9 @@ use outgate_policy::{Connection, Destination, Reason, Session};
 
 /// BoringSSL's CONNECTION_REJECTED, as Envoy writes it: no certificate came for this connection.
 const CERTIFICATE_REFUSED: &str = "|268435589:";
+
+/// Envoy's response flag `UH`, as `response.flags` has it: for a name of the dynamic forward proxy, no address.
+const NO_HEALTHY_UPSTREAM: u64 = 2;
 
 /// What the first bytes turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Guard {
     /// The session whose client gets a certificate of ours.
     inspected: Option<Inspected>,
     context_id: u32,
+    /// Of the root context, which outlives the connection.
+    root: u32,
     /// While TLS goes on unread.
     open: Option<Registration>,
 }
@@ -79,8 +86,8 @@ struct Outcome {
 
 impl Guard {
     /// A connection that is about to begin.
-    pub fn new(filter: Rc<Filter>, found: Found, context_id: u32) -> Self {
-        Self { filter, found, gate: Gate::Open, inspected: None, context_id, open: None }
+    pub fn new(filter: Rc<Filter>, found: Found, context_id: u32, root: u32) -> Self {
+        Self { filter, found, gate: Gate::Open, inspected: None, context_id, root, open: None }
     }
 
     fn decide(
@@ -198,6 +205,19 @@ impl Guard {
         self.close()
     }
 
+    /// A line for a tunnel that led nowhere.
+    fn explain_tunnel(&self, tunnel: &Rc<Tunnel>) {
+        if host::text_property(&["connection", "termination_details"]).as_deref() == Some(SECOND_BELT) {
+            let detail = "the name leads to an address that nobody may reach";
+            tunnel.record(&self.filter, "fail", Reason::DestinationRefused, None, detail);
+        } else if host::integer_property(&["response", "flags"])
+            .is_some_and(|flags| flags & NO_HEALTHY_UPSTREAM != 0)
+            && !self.filter.routing.is_resolved(&tunnel.destination)
+        {
+            unresolved::explain(&self.filter, self.root, Rc::clone(tunnel));
+        }
+    }
+
     fn close(&mut self) -> Action {
         self.gate = Gate::Closed;
         let _closed = hostcalls::close_downstream();
@@ -272,6 +292,9 @@ impl StreamContext for Guard {
     }
 
     fn on_downstream_close(&mut self, _peer: PeerType) {
+        if let Some(open) = &self.open {
+            self.explain_tunnel(open.tunnel());
+        }
         let Some(inspected) = &self.inspected else { return };
         if host::property(&["filter_state", "outgate.handshake"]).as_deref() == Some(b"finished") {
             return;

@@ -48,13 +48,17 @@ pub enum End {
 
 /// Takes the tunnel off the list when its context ends.
 #[derive(Debug)]
-pub struct Registration(u32);
+pub struct Registration {
+    context_id: u32,
+    tunnel: Rc<Tunnel>,
+}
 
 impl Tunnel {
     /// Puts it on the list.
     pub fn register(self, context_id: u32) -> Registration {
-        OPEN.with_borrow_mut(|open| open.insert(context_id, Rc::new(self)));
-        Registration(context_id)
+        let tunnel = Rc::new(self);
+        OPEN.with_borrow_mut(|open| open.insert(context_id, Rc::clone(&tunnel)));
+        Registration { context_id, tunnel }
     }
 
     /// Whether this policy denies it, and the rule that does.
@@ -84,22 +88,31 @@ impl Tunnel {
         }
     }
 
-    fn end(&self, context_id: u32, filter: &Filter, rule: Option<RuleId>) {
-        let reason = if rule.is_some() { Reason::RuleDenied } else { Reason::DefaultDenied };
+    /// Writes a line about it after its verdict.
+    pub fn record(
+        &self,
+        filter: &Filter,
+        verdict: &'static str,
+        reason: Reason,
+        rule: Option<RuleId>,
+        detail: &str,
+    ) {
+        let server_name = match &self.end {
+            End::Connect => None,
+            End::Tls(server_name) => server_name.as_deref(),
+        };
         filter.record(&Decision {
             subject: Subject::Session,
             at: host::now(),
-            verdict: "deny",
+            verdict,
             reason: reason.as_str(),
             rule: rule.map(|rule| filter.rule_name(rule)),
-            detail: Some(
-                "the policy has changed; the open tunnel is closed (`outgate.openTunnels: recheck`)",
-            ),
+            detail: Some(detail),
             failure: None,
             client: Some(self.client),
             identity: Some(&self.identity),
             destination: Some(&self.destination),
-            server_name: None,
+            server_name,
             decrypted: false,
             request: Some(RequestFacts { id: &self.session_id, method: "CONNECT", path: None }),
             policy: &filter.engine.document().name,
@@ -107,6 +120,12 @@ impl Tunnel {
             session_id: &self.session_id,
             errors: Vec::new(),
         });
+    }
+
+    fn end(&self, context_id: u32, filter: &Filter, rule: Option<RuleId>) {
+        let reason = if rule.is_some() { Reason::RuleDenied } else { Reason::DefaultDenied };
+        let detail = "the policy has changed; the open tunnel is closed (`outgate.openTunnels: recheck`)";
+        self.record(filter, "deny", reason, rule, detail);
         if hostcalls::set_effective_context(context_id).is_err() {
             return;
         }
@@ -117,9 +136,16 @@ impl Tunnel {
     }
 }
 
+impl Registration {
+    /// The tunnel.
+    pub fn tunnel(&self) -> &Rc<Tunnel> {
+        &self.tunnel
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
-        OPEN.with_borrow_mut(|open| open.remove(&self.0));
+        OPEN.with_borrow_mut(|open| open.remove(&self.context_id));
     }
 }
 

@@ -15,7 +15,7 @@ use super::guard::{Found, Guard};
 use super::host;
 use super::identity::IdentityPage;
 use super::inner::Inner;
-use super::open_tunnels;
+use super::{open_tunnels, unresolved};
 use crate::handshake::logger::HandshakeLogger;
 
 /// How often, and how soon after each other, open tunnels are judged by a new policy: tunnels that are being opened by
@@ -24,11 +24,13 @@ const RECHECKS: u32 = 10;
 const RECHECK: Duration = Duration::from_millis(200);
 
 /// A root context that finds out what it is when it is configured.
-pub fn new() -> Box<dyn RootContext> {
+pub fn new(context_id: u32) -> Box<dyn RootContext> {
     match host::property(&["plugin_root_id"]).as_deref() {
         Some(b"handshake") => Box::new(HandshakeLogger::new()),
         Some(b"identity") => Box::new(IdentityRoot),
-        root_id => Box::new(PolicyRoot { place: root_id.and_then(Place::of), filter: None, rechecks: 0 }),
+        root_id => {
+            Box::new(PolicyRoot { place: root_id.and_then(Place::of), filter: None, rechecks: 0, context_id })
+        }
     }
 }
 
@@ -62,9 +64,16 @@ struct PolicyRoot {
     filter: Option<Rc<Filter>>,
     /// How often open tunnels are still to be judged by this policy.
     rechecks: u32,
+    context_id: u32,
 }
 
-impl Context for PolicyRoot {}
+impl Context for PolicyRoot {
+    fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
+        if let Some(filter) = &self.filter {
+            unresolved::answered(filter, token, body_size);
+        }
+    }
+}
 
 impl RootContext for PolicyRoot {
     fn on_configure(&mut self, _size: usize) -> bool {
@@ -97,7 +106,10 @@ impl RootContext for PolicyRoot {
             self.set_tick_period(Duration::ZERO);
         }
         if let Some(filter) = &self.filter {
-            open_tunnels::recheck(filter);
+            unresolved::ask(filter);
+            if matches!(self.place, Some(Place::Explicit)) {
+                open_tunnels::recheck(filter);
+            }
         }
     }
 
@@ -118,8 +130,8 @@ impl RootContext for PolicyRoot {
                 let limit = filter.limits.connections_per_client.map_or(u32::MAX, NonZeroU32::get);
                 Some(Box::new(ClientConnection::new(filter, limit)))
             }
-            Place::Tls => Some(Box::new(Guard::new(filter, Found::Tls, context_id))),
-            Place::Opaque => Some(Box::new(Guard::new(filter, Found::Neither, context_id))),
+            Place::Tls => Some(Box::new(Guard::new(filter, Found::Tls, context_id, self.context_id))),
+            Place::Opaque => Some(Box::new(Guard::new(filter, Found::Neither, context_id, self.context_id))),
             Place::Explicit | Place::Inspected | Place::Tunnelled => None,
         }
     }
