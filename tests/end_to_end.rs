@@ -18,6 +18,8 @@ mod demonstration;
 mod destinations;
 #[path = "end_to_end/forward.rs"]
 mod forward;
+#[path = "end_to_end/identity.rs"]
+mod identity;
 #[path = "end_to_end/judges.rs"]
 mod judges;
 #[path = "end_to_end/mtls.rs"]

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hickory_proto::rr::RecordType;
 use outgate_tests::certificates::Authority;
 use outgate_tests::client::{self, Ask, Tls};
 use outgate_tests::name_server::NameServer;
-use outgate_tests::origin::{Origin, read_some};
+use outgate_tests::origin::Origin;
 use outgate_tests::outgate::{Options, Outgate};
-use tokio::io::AsyncWriteExt;
 
 use crate::setting::assert_refused;
 
@@ -123,13 +123,57 @@ outgate: {extension}
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_could_lead_to_a_private_address_are_refused_on_every_path() {
     let paths = Paths::with(ZONE, "{}").await;
-    eprintln!("STATE {}", paths.outgate.log_file().display());
     for name in NAMES {
         paths.assert_all_refused(name).await;
     }
     assert_eq!(paths.connections(), 0, "nothing connected");
-    assert!(
-        paths.dns.asked("alias.test.", hickory_proto::rr::RecordType::A) > 0,
-        "our name server was asked"
-    );
+    assert!(paths.dns.asked("alias.test.", RecordType::A) > 0, "our name server was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_this_host_and_network_are_refused_on_every_path() {
+    let paths = Paths::with("", "{}").await;
+    for host in ["127.0.0.1", "0.0.0.0", "[::]", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1"]
+    {
+        paths.assert_all_refused(host).await;
+    }
+    assert_eq!(paths.connections(), 0, "nothing connected");
+}
+
+/// Even an operator who allows every private address does not let clients at the proxy itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_itself_is_refused_whatever_is_allowed() {
+    let zone = "self.test. 60 A 127.0.0.1\nself.test. 60 AAAA ::1\nzero.test. 60 A 0.0.0.0\n";
+    let paths = Paths::with(zone, "{destinations: {allowPrivate: [0.0.0.0/0, '::/0']}}").await;
+    let reached =
+        client::get(paths.proxy(), &format!("http://self.test:{}/", paths.clear.address.port())).await;
+    assert_eq!(reached.status, 200, "{reached:?}");
+    for own in [paths.outgate.proxy, paths.outgate.admin, paths.outgate.cert_http] {
+        let port = own.port();
+        for host in ["127.0.0.1", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "self.test", "zero.test"] {
+            let reply = client::get(paths.proxy(), &format!("http://{host}:{port}/ready")).await;
+            assert_refused(&reply, 403, "destination_refused");
+        }
+    }
+}
+
+/// A name whose addresses are fine at first; when its time is over it leads to another one of this host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebinding_name_does_not_lead_astray() {
+    let allowed = Origin::at("127.0.0.2:0").await;
+    let port = allowed.address.port();
+    let other = Origin::at(&format!("127.0.0.1:{port}")).await;
+    let paths =
+        Paths::with("moving.test. 1 A 127.0.0.2\n", "{destinations: {allowPrivate: [127.0.0.2/32]}}").await;
+    let url = format!("http://moving.test:{port}/");
+    assert_eq!(client::get(paths.proxy(), &url).await.status, 200);
+    paths.dns.set("moving.test. 1 A 127.0.0.1\nmoving.test. 1 A 127.0.0.2\n");
+    let asked = paths.dns.asked("moving.test.", RecordType::A);
+    for _ in 0..80 {
+        let reply = client::get(paths.proxy(), &url).await;
+        assert!(matches!(reply.status, 200 | 403), "{reply:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(paths.dns.asked("moving.test.", RecordType::A) > asked, "the name was asked for again");
+    assert_eq!(other.connections(), 0);
 }

@@ -50,6 +50,11 @@ impl Origin {
         Self::start(None).await
     }
 
+    /// The same at this address.
+    pub async fn at(address: &str) -> Self {
+        Self::listen(address, None).await
+    }
+
     /// HTTP/1.1 and HTTP/2 over TLS.
     pub async fn tls(identity: &Identity) -> Self {
         let mut configuration = rustls::ServerConfig::builder()
@@ -95,7 +100,11 @@ impl Origin {
     }
 
     async fn start(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen("127.0.0.1:0", tls).await
+    }
+
+    async fn listen(address: &str, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();
         let connections = Arc::new(AtomicUsize::new(0));
