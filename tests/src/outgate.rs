@@ -169,10 +169,20 @@ impl Outgate {
 
     /// Replaces the policy and waits until it is in force.
     pub fn swap_policy(&mut self, policy: &str) {
-        let before = self.said().matches("rules in force").count();
+        let before = self.swaps();
         self.replace_policy(policy);
+        self.wait_for_swaps(before + 1);
+    }
+
+    /// How often it said that a policy is in force.
+    pub fn swaps(&self) -> usize {
+        self.said().matches("rules in force").count()
+    }
+
+    /// Waits until it said so as often.
+    pub fn wait_for_swaps(&self, count: usize) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.said().matches("rules in force").count() == before {
+        while self.swaps() < count {
             assert!(Instant::now() < deadline, "the policy was not swapped:\n{}", self.said());
             thread::sleep(Duration::from_millis(20));
         }

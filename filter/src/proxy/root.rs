@@ -20,8 +20,8 @@ use crate::handshake::logger::HandshakeLogger;
 
 /// How often, and how soon after each other, open tunnels are judged by a new policy: tunnels that are being opened by
 /// the old one meanwhile are caught too.
-const RECHECKS: u32 = 10;
-const RECHECK: Duration = Duration::from_millis(200);
+const RECHECKS: u32 = 20;
+const RECHECK: Duration = Duration::from_millis(100);
 
 /// A root context that finds out what it is when it is configured.
 pub fn new(context_id: u32) -> Box<dyn RootContext> {
