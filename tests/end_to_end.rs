@@ -26,6 +26,8 @@ mod judges;
 mod mtls;
 #[path = "end_to_end/overload.rs"]
 mod overload;
+#[path = "end_to_end/paths.rs"]
+mod paths;
 #[path = "end_to_end/rejection.rs"]
 mod rejection;
 #[path = "end_to_end/setting.rs"]
