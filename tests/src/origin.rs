@@ -20,6 +20,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::Identity;
 
+/// The body of `/large`.
+static LARGE: [u8; 64 << 20] = [0; 64 << 20];
+
 /// A server that answers every request with what it received, as JSON.
 pub struct Origin {
     /// Where it listens.
@@ -159,7 +162,7 @@ async fn serve(
         auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// Answers with what came; `/slow` takes a moment, so that others can happen meanwhile.
+/// Answers with what came; `/large` with 64 MiB; `/slow` takes a moment, so that others can happen meanwhile.
 async fn answer(
     request: Request<Incoming>,
     received: Arc<Mutex<Vec<Received>>>,
@@ -178,6 +181,10 @@ async fn answer(
             .collect(),
         body: body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default(),
     };
+    if request.target.starts_with("/large") {
+        received.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        return Ok(Response::new(Full::new(Bytes::from_static(&LARGE))));
+    }
     if request.target.starts_with("/slow") {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
