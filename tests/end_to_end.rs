@@ -16,12 +16,16 @@ mod companions;
 mod demonstration;
 #[path = "end_to_end/destinations.rs"]
 mod destinations;
+#[path = "end_to_end/edges.rs"]
+mod edges;
 #[path = "end_to_end/forward.rs"]
 mod forward;
 #[path = "end_to_end/identity.rs"]
 mod identity;
 #[path = "end_to_end/judges.rs"]
 mod judges;
+#[path = "end_to_end/lines.rs"]
+mod lines;
 #[path = "end_to_end/mtls.rs"]
 mod mtls;
 #[path = "end_to_end/overload.rs"]

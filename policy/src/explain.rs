@@ -311,6 +311,9 @@ impl<'e> Explanation<'e> {
     /// A request inside a tunnel.
     fn inner(&mut self, destination: &Destination, stage: RequestStage) -> Option<Decided> {
         let request = self.question.request.as_ref()?;
+        if request.method == "CONNECT" {
+            return Some(self.refused(Reason::NestedConnect, &"a tunnel is opened at the proxy itself"));
+        }
         if !scheme_agrees(request, stage) {
             return Some(self.scheme_mismatch(stage));
         }

@@ -43,6 +43,10 @@ impl Inner {
         if let Some(refusal) = self.session_has_changed(state, destination) {
             return self.exchange.refuse(refusal);
         }
+        if self.exchange.incoming.method == "CONNECT" {
+            let detail = "open the tunnel at the proxy itself";
+            return self.exchange.refuse(Refusal::request(Reason::NestedConnect, detail.to_owned()));
+        }
         if !self.exchange.scheme_agrees() {
             return self.exchange.refuse(Exchange::scheme_mismatch());
         }
