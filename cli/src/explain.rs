@@ -170,6 +170,34 @@ nonsense
     }
 
     #[test]
+    fn what_the_proxy_refuses_before_any_rule_is_said() {
+        let engine = Engine::from_text(
+            "name: all\nrules:\n- {name: all, priority: 1, basicProfile: ALLOW, sessionMatcher: source.mtls || destination.port == 22}\n",
+        )
+        .unwrap();
+        let by_hand: Resolve = "10.0.0.2:22:127.0.0.1".parse().unwrap();
+        let resolved = |destination: &Destination| by_hand.destination.matches(destination);
+        for (source, connect, reason) in [
+            (r#""ip":"10.0.0.1""#, "10.0.0.1:22", "destination_refused"),
+            (r#""ip":"10.0.0.1""#, "[::ffff:127.0.0.1]:22", "destination_refused"),
+            (r#""ip":"10.0.0.1""#, "10.0.0.2:22", "rule_allowed"),
+            (r#""ip":"10.0.0.1""#, "8.8.8.8:22", "rule_allowed"),
+            (r#""ip":"10.0.0.1""#, "8.8.8.8:23", "default_denied"),
+            (
+                r#""ip":"10.0.0.1","certificate":{"notAfter":"2030-01-01T00:00:00Z"}"#,
+                "8.8.8.8:23",
+                "rule_allowed",
+            ),
+        ] {
+            let question = format!(r#"{{"source":{{{source}}},"connect":"{connect}","flow":"opaque"}}"#);
+            let mut output = Vec::new();
+            answer(&engine, question.as_bytes(), &resolved, Format::Json, &mut output).unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&output).unwrap();
+            assert_eq!(answer["session"]["reason"], reason, "{question}: {answer}");
+        }
+    }
+
+    #[test]
     fn a_person_reads_a_tree() {
         let (all, output) = ask(
             r#"{

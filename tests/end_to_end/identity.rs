@@ -69,7 +69,7 @@ impl Secure {
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await?);
         }
-        let status = String::from_utf8_lossy(&head)[9..12].parse().unwrap();
+        let status = std::str::from_utf8(&head[9..12]).unwrap().parse().unwrap();
         Ok(if status == 200 { Ok(stream) } else { Err(status) })
     }
 }
@@ -131,7 +131,7 @@ async fn connect_through(proxy: SocketAddr, header: &[u8]) -> u16 {
     stream.write_all(b"CONNECT any.site.test:80 HTTP/1.1\r\nHost: any.site.test:80\r\n\r\n").await.unwrap();
     let mut status = [0; 12];
     stream.read_exact(&mut status).await.unwrap();
-    String::from_utf8_lossy(&status[9..]).parse().unwrap()
+    std::str::from_utf8(&status[9..]).unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
