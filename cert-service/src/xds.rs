@@ -6,6 +6,7 @@ pub mod session;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -85,6 +86,7 @@ async fn converse(
                 Ok(None) | Err(_) => return,
             },
             () = wake.notified() => {}
+            () = until(session.turn()) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
         while let Some(response) = session.next_response(OffsetDateTime::now_utc()) {
@@ -95,5 +97,13 @@ async fn converse(
             // Minting is work: others have their turn.
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Waits for a moment, or for ever.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
