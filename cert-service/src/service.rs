@@ -416,6 +416,11 @@ impl Service {
         self.ca.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The grants.
+    pub fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
     /// Which names are minted for.
     pub fn admission(&self) -> &Admission {
         &self.admission
