@@ -8,6 +8,7 @@ use proxy_wasm::types::ContextType;
 
 use super::explicit::Explicit;
 use super::filter::Filter;
+use super::grants;
 use super::guard::{Found, Guard};
 use super::host;
 use super::identity::IdentityPage;
@@ -51,7 +52,11 @@ struct PolicyRoot {
     filter: Option<Rc<Filter>>,
 }
 
-impl Context for PolicyRoot {}
+impl Context for PolicyRoot {
+    fn on_http_call_response(&mut self, _token: u32, _headers: usize, body_size: usize, _trailers: usize) {
+        grants::learn_instance(body_size);
+    }
+}
 
 impl RootContext for PolicyRoot {
     fn on_configure(&mut self, _size: usize) -> bool {
@@ -62,6 +67,10 @@ impl RootContext for PolicyRoot {
         let text = self.get_plugin_configuration().unwrap_or_default();
         match Filter::shared(&text) {
             Ok(filter) => {
+                // One of the places is enough: all of a worker share what is learned.
+                if matches!(self.place, Some(Place::Explicit)) && filter.inspects() {
+                    self.set_tick_period(grants::INSTANCE_PERIOD);
+                }
                 self.filter = Some(filter);
                 true
             }
@@ -69,6 +78,12 @@ impl RootContext for PolicyRoot {
                 error!("{error}");
                 false
             }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(filter) = &self.filter {
+            grants::ask_instance(filter);
         }
     }
 
