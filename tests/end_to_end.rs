@@ -18,6 +18,8 @@ mod demonstration;
 mod forward;
 #[path = "end_to_end/judges.rs"]
 mod judges;
+#[path = "end_to_end/leases.rs"]
+mod leases;
 #[path = "end_to_end/mtls.rs"]
 mod mtls;
 #[path = "end_to_end/overload.rs"]

@@ -40,12 +40,12 @@ impl GrantKey {
     }
 }
 
-/// What a slot says of `key` at `now` (milliseconds), if `instance` is what cert-service calls itself now.
-pub fn lookup(slot: &[u8], key: &GrantKey, now: u64, instance: &str) -> Validity {
+/// What a slot says of `key` at `now` (milliseconds), if `instance` is what cert-service calls itself now, as far as that
+/// is known.
+pub fn lookup(slot: &[u8], key: &GrantKey, now: u64, instance: Option<&str>) -> Validity {
     match entries(slot).find(|entry| entry.key == key.0 && entry.until > now) {
         None => Validity::None,
-        // An instance without a name does not care.
-        Some(entry) if entry.instance != instance && !instance.is_empty() => Validity::Doubtful,
+        Some(entry) if instance.is_some_and(|instance| entry.instance != instance) => Validity::Doubtful,
         Some(entry) if entry.until.saturating_sub(now) * 2 > entry.lifetime => Validity::Fresh,
         Some(_) => Validity::Ageing,
     }
@@ -109,25 +109,20 @@ mod tests {
             (600_999, Validity::Ageing),
             (601_000, Validity::None),
         ] {
-            assert_eq!(lookup(&slot, &key, now, "i"), validity, "{now}");
+            assert_eq!(lookup(&slot, &key, now, Some("i")), validity, "{now}");
         }
-        assert_eq!(lookup(&slot, &GrantKey::new("other", "a.example"), 1_000, "i"), Validity::None);
-        assert_eq!(lookup(&remove(&slot, &key), &key, 1_000, "i"), Validity::None);
+        assert_eq!(lookup(&slot, &GrantKey::new("other", "a.example"), 1_000, Some("i")), Validity::None);
+        assert_eq!(lookup(&remove(&slot, &key), &key, 1_000, Some("i")), Validity::None);
     }
 
     #[test]
     fn what_another_instance_granted_is_doubtful() {
         let key = GrantKey::new("main", "a.example");
-        for (granted_by, now, validity) in [
-            ("first", "first", Validity::Fresh),
-            ("first", "second", Validity::Doubtful),
-            // Not known yet, or an instance that does not care for grants.
-            ("first", "", Validity::Fresh),
-            ("", "", Validity::Fresh),
-            ("", "second", Validity::Doubtful),
-        ] {
-            let slot = insert(b"", &key, 0, LIFETIME, granted_by);
-            assert_eq!(lookup(&slot, &key, 1, now), validity, "{granted_by} {now}");
+        let slot = insert(b"", &key, 0, LIFETIME, "first");
+        for (now, validity) in
+            [(None, Validity::Fresh), (Some("first"), Validity::Fresh), (Some("second"), Validity::Doubtful)]
+        {
+            assert_eq!(lookup(&slot, &key, 1, now), validity, "{now:?}");
         }
     }
 
@@ -139,15 +134,15 @@ mod tests {
                 insert(&slot, &GrantKey::new("main", &format!("host-{index}.example")), index, LIFETIME, "i");
         }
         assert_eq!(entries(&slot).count(), ROOM);
-        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-99.example"), 100, "i"), Validity::Fresh);
-        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-0.example"), 100, "i"), Validity::None);
+        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-99.example"), 100, Some("i")), Validity::Fresh);
+        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-0.example"), 100, Some("i")), Validity::None);
     }
 
     #[test]
     fn rubbish_is_no_grant() {
         let key = GrantKey::new("main", "a.example");
         for slot in [&b"\xff\xfe"[..], b"x y i z", b"1", b"9999999999999999999999 1 i main/a.example"] {
-            assert_eq!(lookup(slot, &key, 0, "i"), Validity::None);
+            assert_eq!(lookup(slot, &key, 0, Some("i")), Validity::None);
         }
     }
 }

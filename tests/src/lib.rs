@@ -13,3 +13,4 @@ pub mod certificates;
 pub mod client;
 pub mod origin;
 pub mod outgate;
+pub mod standalone;

@@ -20,8 +20,9 @@ const LIMIT: Duration = Duration::from_secs(1);
 pub const INSTANCE_PERIOD: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// What cert-service calls itself; empty until it is known, or where grants do not count.
-    static INSTANCE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// What cert-service calls itself; none until it is known, empty where grants do not count because it has an
+    /// allowlist.
+    static INSTANCE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// What asking led to.
@@ -53,8 +54,10 @@ pub fn ask(filter: &Filter, host: &str) -> Asked {
     let key = GrantKey::new(pool, host);
     let (slot, _) = hostcalls::get_shared_data(&key.slot()).unwrap_or_default();
     let now = host::now_milliseconds();
-    let validity =
-        INSTANCE.with_borrow(|instance| grant_table::lookup(&slot.unwrap_or_default(), &key, now, instance));
+    let validity = INSTANCE.with_borrow(|instance| match instance.as_deref() {
+        Some("") => Validity::Fresh,
+        instance => grant_table::lookup(&slot.unwrap_or_default(), &key, now, instance),
+    });
     match validity {
         Validity::Fresh => {
             filter.metrics.grant("cached");
@@ -79,7 +82,7 @@ pub fn ask_instance(filter: &Filter) {
 /// Reads the answer.
 pub fn learn_instance(body_size: usize) {
     if let Some(instance) = answer(body_size).get("instance").and_then(Value::as_str) {
-        INSTANCE.set(instance.to_owned());
+        INSTANCE.set(Some(instance.to_owned()));
     }
 }
 
