@@ -125,6 +125,10 @@ struct Inside {
 
 impl Inside {
     async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    async fn with(replace: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (state, socket) = (folder.path().join("state"), folder.path().join("socket"));
         let http = free_address().to_string();
@@ -144,7 +148,7 @@ impl Inside {
             policy: INSPECT_ALL,
             sockets: &[&socket],
             arguments: &["--resolve", "*:443:127.0.0.1:9"],
-            concurrency: 1,
+            replace,
         })
         .await;
         Self { service, envoy, _served: served, _folder: folder }
@@ -209,6 +213,31 @@ async fn another_ca_takes_over_under_load_and_no_handshake_fails() {
     let count: usize = clients.join_all().await.into_iter().sum();
     assert!(count > 20, "there was a load of {count} handshakes");
     assert_eq!(inside.service.leases().live_by_ca().get(&new_id), Some(&1000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_ads_each_name_has_a_stream_and_another_ca_takes_over_too() {
+    for kind in ["DELTA_GRPC", "GRPC"] {
+        let source = format!(
+            "{{resource_api_version: V3, api_config_source: {{api_type: {kind}, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: cert-service}}}}]}}}}"
+        );
+        let inside = Inside::with(&[("{resource_api_version: V3, ads: {}}", &source)]).await;
+        let proxy = inside.envoy.proxy;
+        let new = inside.another_ca("new");
+        let (old, only_new) = (inside.service.ca(), [root_of(&new)]);
+        let hosts = names("h", 50);
+        assert_eq!(
+            handshakes(proxy, hosts.clone(), &[root_of(&old)], 8).await,
+            Vec::<String>::new(),
+            "{kind}"
+        );
+        let metrics = inside.service.metrics();
+        assert!(metrics.streams_opened.get() - metrics.streams_closed.get() >= 50, "{kind}");
+        inside.service.set_ca(new);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(handshakes(proxy, hosts, &only_new, 8).await, Vec::<String>::new(), "{kind}");
+        assert_eq!(metrics.nacks.get(), 0, "{kind}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,7 +370,7 @@ async fn one_of_two_replicas_dies_under_load_and_no_handshake_is_lost() {
         policy: INSPECT_ALL,
         sockets: &[&sockets[0], &sockets[1]],
         arguments: &["--resolve", "*:443:127.0.0.1:9"],
-        concurrency: 1,
+        replace: &[],
     })
     .await;
     let (proxy, roots) = (envoy.proxy, standalone::roots(&state));

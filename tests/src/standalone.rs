@@ -73,8 +73,8 @@ pub struct EnvoyOptions<'a> {
     pub sockets: &'a [&'a Path],
     /// More arguments of `outgate render`.
     pub arguments: &'a [&'a str],
-    /// Worker threads.
-    pub concurrency: u32,
+    /// Parts of the configuration that are otherwise here.
+    pub replace: &'a [(&'a str, &'a str)],
 }
 
 impl Envoy {
@@ -99,6 +99,10 @@ impl Envoy {
         if options.sockets.len() > 1 {
             configuration = with_replicas(&configuration, options.sockets);
         }
+        for (part, other) in options.replace {
+            assert!(configuration.contains(part), "the template has no {part}");
+            configuration = configuration.replace(part, other);
+        }
         let file = directory.path().join("envoy.yaml");
         fs::write(&file, configuration).unwrap();
         let log = fs::File::create(directory.path().join("envoy.log")).unwrap();
@@ -106,7 +110,7 @@ impl Envoy {
             .arg("-c")
             .arg(&file)
             .args(["--disable-hot-restart", "--log-level", "warning", "--component-log-level", "wasm:info"])
-            .args(["--concurrency", &options.concurrency.to_string()])
+            .args(["--concurrency", "1"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
