@@ -37,6 +37,19 @@ wasm-target:
 envoy: ## An Envoy of the pinned version, as target/envoy/envoy
 	@python3 scripts/fetch-envoy
 
+.PHONY: test-leases-long
+test-leases-long: build envoy ## Tests of leases that take longer: 5,000 names with a cap of 500
+	$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture leases
+
+.PHONY: bench-mint
+bench-mint: ## Leaves per second, beside openssl speed and rcgen: target/bench/mint.json
+	$(CARGO) bench --locked --package cert-service --bench mint
+
+.PHONY: bench-leases
+bench-leases: wasm envoy ## What a fresh inspected name costs at 100, 1,000, 10,000 names: target/bench/leases.json
+	$(CARGO) build --locked --release --workspace
+	target/release/bench-leases
+
 .PHONY: func-e
 func-e: build envoy ## The demonstration's configuration under func-e
 	@scripts/with-func-e

@@ -24,6 +24,8 @@ mod forward;
 mod identity;
 #[path = "end_to_end/judges.rs"]
 mod judges;
+#[path = "end_to_end/leases.rs"]
+mod leases;
 #[path = "end_to_end/lines.rs"]
 mod lines;
 #[path = "end_to_end/mtls.rs"]

@@ -15,10 +15,13 @@ use crate::audit::{Event, excerpt};
 use crate::grants::{self, PoolName};
 use crate::metrics::GrantResult;
 use crate::service::{GrantError, Service};
-use outgate_policy::HostName;
+use outgate_policy::{Engine, HostName};
 
 /// More than a grant's two names take.
 const BODY_LIMIT: usize = 4096;
+
+/// More than the largest policy takes.
+const POLICY_LIMIT: usize = 64 << 20;
 
 /// What the filter posts to get a grant.
 #[derive(Deserialize)]
@@ -36,6 +39,7 @@ struct GrantResponse<'a> {
     host: &'a str,
     resource: &'a str,
     expires_in_seconds: u64,
+    instance: &'a str,
 }
 
 /// What an operator posts to take certificates back: a host, or `"all": true`.
@@ -45,6 +49,13 @@ struct WithdrawalRequest {
     host: Option<String>,
     #[serde(default)]
     all: bool,
+}
+
+/// What an operator posts to stop all minting, or to let it go on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StopRequest {
+    stopped: bool,
 }
 
 /// A problem document.
@@ -60,7 +71,10 @@ pub fn private_routes(service: Arc<Service>) -> Router {
         .route("/v1/grants", post(grant))
         .route("/v1/withdrawals", post(withdraw))
         .route("/v1/names/{name}", get(name))
+        .route("/v1/stop", post(stop))
+        .route("/v1/instance", get(instance))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .route("/v1/policy", post(follow_policy).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
         .with_state(service)
 }
 
@@ -99,7 +113,8 @@ async fn grant(State(service): State<Arc<Service>>, body: Bytes) -> Result<Respo
     service.grant(&pool, &host).map_err(|error| {
         let status = match error {
             GrantError::UnknownPool(_) => StatusCode::BAD_REQUEST,
-            GrantError::CannotSign(_) => StatusCode::SERVICE_UNAVAILABLE,
+            GrantError::CannotSign(_) | GrantError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            GrantError::NotAllowed(_) => StatusCode::FORBIDDEN,
         };
         refuse(name, pool_name, status, error.result(), error.to_string())
     })?;
@@ -109,24 +124,21 @@ async fn grant(State(service): State<Arc<Service>>, body: Bytes) -> Result<Respo
         host: host.as_str(),
         resource: host.as_str(),
         expires_in_seconds: grants::LIFETIME.as_secs(),
+        instance: &service.admission().instance(),
     };
     Ok(axum::Json(granted).into_response())
 }
 
 async fn withdraw(State(service): State<Arc<Service>>, body: Bytes) -> Result<Response, Problem> {
-    let bad = |detail: String| Problem {
-        status: StatusCode::BAD_REQUEST,
-        reason: GrantResult::BadRequest.as_str(),
-        detail,
-    };
-    let request: WithdrawalRequest = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    let request: WithdrawalRequest =
+        serde_json::from_slice(&body).map_err(|error| Problem::bad_request(error.to_string()))?;
     let leases = match (&request.host, request.all) {
         (Some(name), false) => {
-            let host = HostName::parse(name).map_err(|error| bad(error.to_string()))?;
+            let host = HostName::parse(name).map_err(|error| Problem::bad_request(error.to_string()))?;
             service.withdraw(Some(&host))
         }
         (None, true) => service.withdraw(None),
-        _ => return Err(bad("give either `host` or `\"all\": true`".to_owned())),
+        _ => return Err(Problem::bad_request("give either `host` or `\"all\": true`".to_owned())),
     };
     Ok(axum::Json(json!({ "withdrawn": leases })).into_response())
 }
@@ -142,6 +154,28 @@ async fn name(State(service): State<Arc<Service>>, Path(name): Path<String>) -> 
             "no resolver runs here: start it with `--dns-listen`".to_owned(),
         )),
     }
+}
+
+/// The switch that takes everything back at once.
+async fn stop(State(service): State<Arc<Service>>, body: Bytes) -> Result<Response, Problem> {
+    let request: StopRequest =
+        serde_json::from_slice(&body).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let (withdrawn, kept) = service.set_stopped(request.stopped);
+    let warning = kept.err().map(|error| error.to_string());
+    Ok(axum::Json(json!({ "stopped": request.stopped, "withdrawn": withdrawn, "warning": warning }))
+        .into_response())
+}
+
+/// The policy that is in force now: what it does not inspect any more is taken back.
+async fn follow_policy(State(service): State<Arc<Service>>, body: Bytes) -> Result<Response, Problem> {
+    let value: serde_json::Value =
+        serde_json::from_slice(&body).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let policy = Engine::from_value(&value).map_err(|errors| Problem::bad_request(errors.to_string()))?;
+    Ok(axum::Json(json!({ "withdrawn": service.follow_policy(&policy) })).into_response())
+}
+
+async fn instance(State(service): State<Arc<Service>>) -> Response {
+    axum::Json(json!({ "instance": service.admission().instance() })).into_response()
 }
 
 async fn ready(State(service): State<Arc<Service>>) -> Response {
@@ -167,6 +201,12 @@ async fn ca_der(State(service): State<Arc<Service>>) -> Response {
 
 fn typed(content_type: &'static str, body: impl IntoResponse) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+}
+
+impl Problem {
+    fn bad_request(detail: String) -> Problem {
+        Problem { status: StatusCode::BAD_REQUEST, reason: GrantResult::BadRequest.as_str(), detail }
+    }
 }
 
 impl IntoResponse for Problem {

@@ -1,10 +1,11 @@
 //! Prometheus metrics, none of them by host.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::leases::Withdrawal;
+use crate::leases::{CaId, Withdrawal};
 
 /// What a request for a grant came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub enum GrantResult {
     UnknownPool,
     /// The CA cannot sign now.
     CannotSign,
+    /// An operator stopped all minting.
+    Stopped,
+    /// The allowlist does not have the host.
+    NotAllowed,
 }
 
 /// Why a name that Envoy asked for got no certificate.
@@ -28,11 +33,21 @@ pub enum DenialReason {
     BadName,
     /// Signing failed.
     CannotSign,
+    /// An operator stopped all minting.
+    Stopped,
+    /// Its Envoy asked for too many new names at once.
+    Throttled,
 }
 
 impl GrantResult {
-    const ALL: [GrantResult; 4] =
-        [GrantResult::Granted, GrantResult::BadRequest, GrantResult::UnknownPool, GrantResult::CannotSign];
+    const ALL: [GrantResult; 6] = [
+        GrantResult::Granted,
+        GrantResult::BadRequest,
+        GrantResult::UnknownPool,
+        GrantResult::CannotSign,
+        GrantResult::Stopped,
+        GrantResult::NotAllowed,
+    ];
 
     /// The stable name in metrics, lines and problem documents.
     pub fn as_str(self) -> &'static str {
@@ -41,13 +56,20 @@ impl GrantResult {
             GrantResult::BadRequest => "bad_request",
             GrantResult::UnknownPool => "unknown_pool",
             GrantResult::CannotSign => "cannot_sign",
+            GrantResult::Stopped => "stopped",
+            GrantResult::NotAllowed => "not_allowed",
         }
     }
 }
 
 impl DenialReason {
-    const ALL: [DenialReason; 3] =
-        [DenialReason::NotGranted, DenialReason::BadName, DenialReason::CannotSign];
+    const ALL: [DenialReason; 5] = [
+        DenialReason::NotGranted,
+        DenialReason::BadName,
+        DenialReason::CannotSign,
+        DenialReason::Stopped,
+        DenialReason::Throttled,
+    ];
 
     /// The stable name in metrics and lines.
     pub fn as_str(self) -> &'static str {
@@ -55,6 +77,8 @@ impl DenialReason {
             DenialReason::NotGranted => "not_granted",
             DenialReason::BadName => "bad_name",
             DenialReason::CannotSign => "cannot_sign",
+            DenialReason::Stopped => "stopped",
+            DenialReason::Throttled => "throttled",
         }
     }
 }
@@ -65,11 +89,13 @@ pub struct Metrics {
     mints_ok: Counter,
     mints_failed: Counter,
     mint_nanoseconds: Counter,
-    grants: [Counter; 4],
-    denials: [Counter; 3],
-    withdrawn: [Counter; 4],
+    grants: [Counter; 6],
+    denials: [Counter; 5],
+    withdrawn: [Counter; 8],
     /// Renewals pushed.
     pub renewals: Counter,
+    /// Leaves replaced because another CA signs.
+    pub rotations: Counter,
     /// Names that Envoy held from before and went on with.
     pub leases_kept: Counter,
     /// NACKs.
@@ -107,12 +133,14 @@ pub struct Gauges<'a> {
     pub ca: &'a str,
     /// Its end, in seconds since 1970.
     pub ca_not_after: i64,
-    /// Names leased now.
-    pub live_leases: usize,
+    /// Names leased now, by the CA that signed.
+    pub live_leases: BTreeMap<CaId, usize>,
     /// Hosts granted now.
     pub granted_hosts: usize,
     /// Whether the service is ready.
     pub ready: bool,
+    /// Whether an operator stopped all minting.
+    pub stopped: bool,
     /// Audit lines dropped.
     pub audit_lines_dropped: u64,
 }
@@ -164,7 +192,15 @@ impl Metrics {
             page.sample("denials_total", &[("reason", reason.as_str())], counter.get());
         }
         page.family("live_leases", "gauge", "Names that Envoys hold a certificate for.");
-        page.sample("live_leases", &[], gauges.live_leases);
+        page.sample("live_leases", &[], gauges.live_leases.values().sum::<usize>());
+        page.family(
+            "ca_leases",
+            "gauge",
+            "Names that Envoys hold a certificate for, by the CA that signed it.",
+        );
+        for (ca, leases) in &gauges.live_leases {
+            page.sample("ca_leases", &[("ca", ca.as_str())], leases);
+        }
         page.family("granted_hosts", "gauge", "Hosts with a grant.");
         page.sample("granted_hosts", &[], gauges.granted_hosts);
         page.family("leases_withdrawn_total", "counter", "Names taken back from an Envoy, by reason.");
@@ -173,6 +209,12 @@ impl Metrics {
         }
         for (name, kind, help, value) in [
             ("lease_renewals_total", "counter", "Leaves replaced before their end.", self.renewals.get()),
+            (
+                "lease_rotations_total",
+                "counter",
+                "Leaves replaced because another CA signs.",
+                self.rotations.get(),
+            ),
             (
                 "leases_kept_total",
                 "counter",
@@ -194,6 +236,7 @@ impl Metrics {
                 gauges.audit_lines_dropped,
             ),
             ("ready", "gauge", "1 if ready.", u64::from(gauges.ready)),
+            ("stopped", "gauge", "1 if an operator stopped all minting.", u64::from(gauges.stopped)),
         ] {
             page.family(name, kind, help);
             page.sample(name, &[], value);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::admission::AdmissionOptions;
 use crate::grants::PoolName;
 use crate::{leaf, resolver};
 use outgate_policy::HostName;
@@ -39,9 +40,9 @@ pub struct Options {
     /// How long a certificate is valid, from 1h to 7d; it is replaced at two thirds of it.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_ttl)]
     pub leaf_ttl: Duration,
-    /// The most names that Envoys may hold a certificate for; each costs an Envoy about 32 KB.
-    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = at_least_one)]
-    pub max_leases: usize,
+    /// Which names are minted for, and how many.
+    #[command(flatten)]
+    pub admission: AdmissionOptions,
     /// The resolver of names, if this is given.
     #[command(flatten)]
     pub dns: DnsOptions,
@@ -99,14 +100,6 @@ fn leaf_ttl(text: &str) -> Result<Duration, String> {
         Ok(ttl)
     } else {
         Err("a certificate must be valid for 1h to 7d".to_owned())
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least one name must fit".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::admission::{Admission, AdmissionError};
 use crate::audit::{Audit, Event};
 use crate::ca::{Ca, CaError, TRUST_FILE, timestamp};
 use crate::options::Options;
@@ -36,6 +37,9 @@ pub enum StartError {
     /// The CA cannot be used.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// Admission does not work as it was asked to.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
     /// The operators' address is taken or not ours.
     #[error("cannot listen on `{address}`: {source}: {}", remedy_of_bind(source))]
     Http {
@@ -102,11 +106,12 @@ impl Server {
         let audit = Audit::new(out).map_err(StartError::Log)?;
         let settings = Settings {
             leaf_ttl: options.leaf_ttl,
-            max_leases: options.max_leases,
+            caps: options.admission.caps(),
             pools: options.pools.iter().cloned().collect(),
             served: options.served.iter().cloned().collect(),
         };
-        let service = Arc::new(Service::new(ca, settings, audit));
+        let admission = Admission::open(&options.admission, &options.state)?;
+        let service = Arc::new(Service::new(ca, settings, admission, audit));
         let server = Server { service, http, socket, stopping: watch::Sender::new(false) };
         server.introduce(options);
         Ok(server)
@@ -165,7 +170,7 @@ impl Server {
     }
 
     fn introduce(&self, options: &Options) {
-        let (ca, audit) = (self.service.ca(), self.service.audit());
+        let (ca, audit) = (&*self.service.ca(), self.service.audit());
         audit.log(&Event::CaLoaded {
             ca: ca.id(),
             subject: ca.subject_text(),

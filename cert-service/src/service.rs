@@ -2,31 +2,32 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
 use time::OffsetDateTime;
 
+use crate::admission::{Admission, AdmissionError};
 use crate::audit::{Audit, Event, excerpt};
 use crate::ca::key::SignError;
 use crate::ca::{Ca, timestamp};
 use crate::grants::{Grants, PoolName};
 use crate::leaf::{self, Leaf};
 use crate::leases::proof::{Issued, Proofs};
-use crate::leases::{Leases, Terms, Withdrawal};
+use crate::leases::{CaId, Caps, Leases, Replaced, Replacement, Terms, Withdrawal};
 use crate::metrics::{DenialReason, Gauges, GrantResult, Metrics};
 use crate::resolver::refusal::Refusal;
 use crate::resolver::{self, Resolver, ResolverError};
-use outgate_policy::HostName;
+use outgate_policy::{Engine, HostName};
 
 /// How the service works, apart from where it listens.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The life of a leaf.
     pub leaf_ttl: Duration,
-    /// The most names that Envoys may hold at once.
-    pub max_leases: usize,
+    /// How many names Envoys may hold at once.
+    pub caps: Caps,
     /// The pools that the CA serves; empty: any.
     pub pools: BTreeSet<PoolName>,
     /// Hosts that need no grant.
@@ -35,8 +36,9 @@ pub struct Settings {
 
 /// The state of the process.
 pub struct Service {
-    ca: Ca,
+    ca: RwLock<Arc<Ca>>,
     settings: Settings,
+    admission: Admission,
     grants: Grants,
     leases: Leases,
     proofs: Proofs,
@@ -63,8 +65,17 @@ pub struct Asker<'a> {
     pub name: &'a str,
     /// Envoy's node id.
     pub node: &'a str,
-    /// `asked` or `renewal`.
+    /// `asked`, `renewal` or `rotation`.
     pub cause: &'a str,
+}
+
+/// Why a name gets no certificate, or may have one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// This pool signs for it.
+    By(PoolName),
+    /// It gets none.
+    No(DenialReason),
 }
 
 /// Why there is no grant.
@@ -76,6 +87,14 @@ pub enum GrantError {
     /// The CA is not valid now.
     #[error("the CA cannot sign now: it is valid until {0}")]
     CannotSign(String),
+    /// An operator stopped all minting.
+    #[error("an operator stopped all minting: post `{{\"stopped\": false}}` to `/v1/stop` to let it go on")]
+    Stopped,
+    /// The allowlist does not have the host.
+    #[error(
+        "no rule of the allowlist inspects `{0}`: give `--allowlist` the policy that Envoy's filters have"
+    )]
+    NotAllowed(HostName),
 }
 
 impl GrantError {
@@ -84,19 +103,24 @@ impl GrantError {
         match self {
             GrantError::UnknownPool(_) => GrantResult::UnknownPool,
             GrantError::CannotSign(_) => GrantResult::CannotSign,
+            GrantError::Stopped => GrantResult::Stopped,
+            GrantError::NotAllowed(_) => GrantResult::NotAllowed,
         }
     }
 }
 
 impl Service {
     /// A service that signs with this CA.
-    pub fn new(ca: Ca, settings: Settings, audit: Audit) -> Service {
+    pub fn new(ca: Ca, settings: Settings, admission: Admission, audit: Audit) -> Service {
+        let proofs = Proofs::default();
+        proofs.know(&ca);
         Service {
-            proofs: Proofs::new(&ca),
-            ca,
+            proofs,
+            ca: RwLock::new(Arc::new(ca)),
             grants: Grants::default(),
-            leases: Leases::new(settings.max_leases),
+            leases: Leases::new(settings.caps),
             settings,
+            admission,
             metrics: Metrics::default(),
             audit,
             socket_serves: AtomicBool::new(false),
@@ -109,8 +133,15 @@ impl Service {
         if !self.settings.pools.is_empty() && !self.settings.pools.contains(pool) {
             return Err(GrantError::UnknownPool(pool.clone()));
         }
-        if !self.ca.can_sign(OffsetDateTime::now_utc()) {
-            return Err(GrantError::CannotSign(timestamp(self.ca.not_after())));
+        let ca = self.ca();
+        if !ca.can_sign(OffsetDateTime::now_utc()) {
+            return Err(GrantError::CannotSign(timestamp(ca.not_after())));
+        }
+        if self.admission.is_stopped() {
+            return Err(GrantError::Stopped);
+        }
+        if self.admission.allows(host) == Some(false) {
+            return Err(GrantError::NotAllowed(host.clone()));
         }
         self.grants.grant(pool, host, Instant::now());
         self.leases.touch(host);
@@ -126,8 +157,9 @@ impl Service {
         now: OffsetDateTime,
     ) -> Result<Minted, SignError> {
         let start = Instant::now();
-        let minted = if self.ca.can_sign(now) {
-            leaf::mint(&self.ca, host, self.settings.leaf_ttl, now)
+        let ca = self.ca();
+        let minted = if ca.can_sign(now) {
+            leaf::mint(&ca, host, self.settings.leaf_ttl, now)
         } else {
             Err(SignError::CaEnded)
         };
@@ -142,11 +174,12 @@ impl Service {
             sha256: &leaf.sha256(),
             not_before: &timestamp(leaf.not_before),
             not_after: &timestamp(leaf.not_after),
-            ca: self.ca.id(),
+            ca: ca.id(),
             cause: asker.cause,
             node: asker.node,
         });
-        let issued = Issued { pool: pool.clone(), at: now, not_after: leaf.not_after };
+        let issued =
+            Issued { pool: pool.clone(), ca: CaId::new(ca.id()), at: now, not_after: leaf.not_after };
         Ok(Minted {
             version: self.proofs.version(host, &issued, &serial),
             terms: self.terms(host, &issued),
@@ -154,17 +187,35 @@ impl Service {
         })
     }
 
-    /// The pool that signs for a name that Envoy asks for.
-    pub fn granted_pool(&self, host: &HostName) -> Option<PoolName> {
+    /// Whether a name that Envoy asks for gets a certificate, and from which pool.
+    pub fn admits(&self, host: &HostName) -> Admitted {
         if self.settings.served.contains(host) {
-            return self.settings.pools.first().cloned().or_else(|| PoolName::parse("main").ok());
+            let first = self.settings.pools.first().cloned().or_else(|| PoolName::parse("main").ok());
+            return first.map_or(Admitted::No(DenialReason::NotGranted), Admitted::By);
         }
-        self.grants.pool_of(host, Instant::now())
+        if self.admission.is_stopped() {
+            return Admitted::No(DenialReason::Stopped);
+        }
+        let pool = match self.admission.allows(host) {
+            None => self.grants.pool_of(host, Instant::now()),
+            Some(true) => self.admission.allowed_pool().and_then(|name| PoolName::parse(&name).ok()),
+            Some(false) => None,
+        };
+        pool.map_or(Admitted::No(DenialReason::NotGranted), Admitted::By)
+    }
+
+    /// Whether a host that is leased may go on so.
+    fn wants(&self, host: &HostName) -> bool {
+        matches!(self.admits(host), Admitted::By(_))
     }
 
     /// The terms of a name that Envoy holds from before, if its version proves that it may.
     pub fn recognise(&self, host: &HostName, version: &str, now: OffsetDateTime) -> Option<Terms> {
         let issued = self.proofs.prove(host, version, now)?;
+        let pinned = self.settings.served.contains(host);
+        if self.admission.is_stopped() && !pinned || self.admission.allows(host) == Some(false) {
+            return None;
+        }
         // The filters' grants for it may have begun just before we did.
         self.grants.grant(&issued.pool, host, Instant::now());
         self.metrics.leases_kept.increment();
@@ -175,9 +226,86 @@ impl Service {
     pub fn withdraw(&self, host: Option<&HostName>) -> usize {
         self.grants.withdraw(host);
         self.proofs.recall(host, OffsetDateTime::now_utc());
+        if host.is_none() {
+            self.admission.recall();
+        }
         let leases = self.leases.withdraw(host);
         self.count_withdrawn(Withdrawal::Order, host, leases);
         leases
+    }
+
+    /// Takes back the grants and leases of the hosts that no rule of this policy inspects any more; returns how many
+    /// hosts had leases.
+    pub fn follow_policy(&self, policy: &Engine) -> usize {
+        self.grants.retain(|host| policy.may_inspect(host));
+        let now = OffsetDateTime::now_utc();
+        let keep = |host: &HostName| policy.may_inspect(host);
+        let withdrawn = self.leases.retain(keep);
+        for host in &withdrawn {
+            self.proofs.recall(Some(host), now);
+        }
+        if !withdrawn.is_empty() {
+            self.count_withdrawn(Withdrawal::Policy, None, withdrawn.len());
+        }
+        withdrawn.len()
+    }
+
+    /// Stops all minting and takes back every lease, or lets minting go on; returns how many leases there were. An
+    /// order that cannot be kept over a restart is in force nevertheless.
+    pub fn set_stopped(&self, stopped: bool) -> (usize, Result<(), AdmissionError>) {
+        let kept = self.admission.set_stopped(stopped);
+        self.audit.log(&Event::Warning {
+            message: if stopped { "minting was stopped by an order" } else { "minting goes on by an order" },
+        });
+        (if stopped { self.withdraw(None) } else { 0 }, kept)
+    }
+
+    /// Another CA signs now: every lease of the old one gets a new leaf, the most recently granted first.
+    pub fn rotate_from(&self, old: &CaId) -> Replaced {
+        self.count_replaced(self.leases.replace_issued_by(old, |host| self.wants(host)))
+    }
+
+    /// Every lease gets a new leaf.
+    pub fn replace_all(&self) -> Replaced {
+        self.count_replaced(self.leases.replace_all(|host| self.wants(host)))
+    }
+
+    /// A CA is not to be used any more: its leaves are taken back at once; returns how many.
+    pub fn remove_ca(&self, ca: &CaId) -> usize {
+        self.proofs.forget(ca);
+        let leases = self.leases.withdraw_issued_by(ca);
+        self.count_withdrawn(Withdrawal::CaRemoved, None, leases);
+        leases
+    }
+
+    /// The CA that signs for a pool now.
+    pub fn signing_ca(&self, _pool: &PoolName) -> Option<CaId> {
+        Some(CaId::new(self.ca().id()))
+    }
+
+    /// Signs with another CA from now on, and replaces what the old one signed.
+    pub fn set_ca(&self, ca: Ca) -> Replaced {
+        self.proofs.know(&ca);
+        let old = {
+            let mut signing = self.ca.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *signing, Arc::new(ca))
+        };
+        self.rotate_from(&CaId::new(old.id()))
+    }
+
+    fn count_replaced(&self, done: Replaced) -> Replaced {
+        if done.withdrawn > 0 {
+            self.count_withdrawn(Withdrawal::Idle, None, done.withdrawn);
+        }
+        done
+    }
+
+    /// Counts a leaf that took another's place.
+    pub fn count_replacement(&self, cause: Replacement) {
+        match cause {
+            Replacement::Renewal => self.metrics.renewals.increment(),
+            Replacement::Rotation => self.metrics.rotations.increment(),
+        }
     }
 
     /// Counts leases taken back, and writes a line.
@@ -203,19 +331,32 @@ impl Service {
 
     /// What is to be done again and again: renewals, and forgetting what has ended.
     pub fn tick(&self, now: OffsetDateTime) {
-        self.leases.renew_due(now);
+        let idle = self.leases.renew_due(now, |host| self.wants(host));
+        if idle > 0 {
+            self.count_withdrawn(Withdrawal::Idle, None, idle);
+        }
         self.grants.forget_ended(Instant::now());
+        match self.admission.tick(Instant::now()) {
+            Some(Ok(())) => {
+                if let Some(policy) = self.admission.policy() {
+                    self.follow_policy(&policy);
+                }
+            }
+            Some(Err(error)) => self.audit.log(&Event::Warning { message: &error.to_string() }),
+            None => {}
+        }
     }
 
     /// When a leaf is to be replaced: at two thirds of its life, a tenth of that earlier or later.
     fn terms(&self, host: &HostName, issued: &Issued) -> Terms {
         let life = issued.not_after - issued.at;
         // A leaf that ends with the CA has no better successor.
-        let renewable = issued.not_after < self.ca.not_after();
+        let renewable = issued.not_after < self.ca().not_after();
         let renew_at = renewable.then(|| issued.at.saturating_add(life * (2.0 / 3.0 * jitter())));
         Terms {
             host: host.clone(),
             pool: issued.pool.clone(),
+            ca: issued.ca.clone(),
             pinned: self.settings.served.contains(host),
             renew_at,
         }
@@ -224,7 +365,7 @@ impl Service {
     /// The readiness latches by name.
     pub fn latches(&self) -> Vec<(&'static str, bool)> {
         let mut latches = vec![
-            ("ca", self.ca.can_sign(OffsetDateTime::now_utc())),
+            ("ca", self.ca().can_sign(OffsetDateTime::now_utc())),
             ("socket", self.socket_serves.load(Ordering::Relaxed)),
         ];
         latches.extend(self.resolver().map(|resolver| ("resolver", resolver.is_ready())));
@@ -261,21 +402,33 @@ impl Service {
 
     /// The page that Prometheus reads.
     pub fn render_metrics(&self) -> String {
+        let ca = self.ca();
         let mut page = self.metrics.render(&Gauges {
-            ca: self.ca.id(),
-            ca_not_after: self.ca.not_after().unix_timestamp(),
-            live_leases: self.leases.live(),
+            ca: ca.id(),
+            ca_not_after: ca.not_after().unix_timestamp(),
+            live_leases: self.leases.live_by_ca(),
             granted_hosts: self.grants.hosts(),
             ready: self.latches().iter().all(|(_, open)| *open),
+            stopped: self.admission.is_stopped(),
             audit_lines_dropped: self.audit.dropped(),
         });
         page.extend(self.resolver().map(Resolver::render_metrics));
         page
     }
 
-    /// The CA.
-    pub fn ca(&self) -> &Ca {
-        &self.ca
+    /// The CA that signs.
+    pub fn ca(&self) -> Arc<Ca> {
+        self.ca.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The grants.
+    pub fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    /// Which names are minted for.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The leases.

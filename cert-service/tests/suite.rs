@@ -8,6 +8,9 @@ mod authorities;
 #[path = "suite/envoy.rs"]
 mod envoy;
 #[cfg(test)]
+#[path = "suite/leases.rs"]
+mod leases;
+#[cfg(test)]
 #[path = "suite/loading.rs"]
 mod loading;
 #[cfg(test)]

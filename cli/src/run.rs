@@ -114,6 +114,12 @@ pub struct RunArgs {
     /// How much memory Envoy may use; near it, requests and then connections are refused
     #[arg(long, value_name = "MIB", default_value_t = MAX_HEAP, value_parser = clap::value_parser!(u32).range(16..))]
     max_heap: u32,
+    /// The most hosts that Envoy holds certificates for, about 32 KB each [default: cert-service's]
+    #[arg(long, value_name = "N")]
+    max_leases: Option<String>,
+    /// How long a certificate is valid, 1h to 7d; it is replaced at two thirds [default: cert-service's]
+    #[arg(long, value_name = "DURATION")]
+    leaf_ttl: Option<String>,
     /// Decisions and handshake failures, as JSON lines [default: standard output]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -432,6 +438,11 @@ impl Run {
             return Err(error.into());
         }
         self.rendering = rendering;
+        if let Err(error) = self.cert_service.follow(&self.rendering.policy) {
+            eprintln!(
+                "outgate: cert-service keeps certificates of hosts that are not inspected any more: {error}"
+            );
+        }
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ mod expression;
 mod headers;
 mod host;
 mod path;
+mod reach;
 mod reason;
 mod session;
 mod source;

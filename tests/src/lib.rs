@@ -14,3 +14,4 @@ pub mod client;
 pub mod name_server;
 pub mod origin;
 pub mod outgate;
+pub mod standalone;

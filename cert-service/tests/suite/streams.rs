@@ -18,8 +18,11 @@ async fn a_granted_name_has_a_certificate_and_no_other_has() {
         envoy.subscribe(&["b.example"]);
         assert_eq!(envoy.next().await.removed_resources, ["b.example"]);
 
-        let (status, answer) = running.grant("main", "A.Example.").await;
+        let (status, mut answer) = running.grant("main", "A.Example.").await;
         assert_eq!(status, 200);
+        assert!(
+            answer.as_object_mut().unwrap().remove("instance").is_some_and(|instance| instance.is_string())
+        );
         let expected = serde_json::json!({"pool": "main", "host": "a.example", "resource": "a.example", "expiresInSeconds": 600});
         assert_eq!(answer, expected);
         envoy.subscribe(&["a.example"]);
@@ -128,7 +131,7 @@ async fn envoy_goes_on_after_a_restart_with_what_it_holds() {
 
     let after = Running::start(&directory, &[]).await;
     let mut envoy = after.envoy(DELTA_ADS).await;
-    let forged = held[0].1.replace("1:main", "1:mean");
+    let forged = held[0].1.replace("2:main", "2:mean");
     let mut all: Vec<(&str, &str)> =
         held.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
     // A version is good for its own host only, and nobody but the CA can write one.

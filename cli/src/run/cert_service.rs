@@ -1,7 +1,9 @@
 //! cert-service, as `outgate run` keeps it.
 
 use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +22,7 @@ pub struct CertService {
     process: Process,
     program: PathBuf,
     arguments: Vec<OsString>,
+    socket: PathBuf,
     ready_url: String,
     ready: Arc<AtomicBool>,
     audit: PathBuf,
@@ -34,6 +37,8 @@ impl CertService {
     const WATCH: Duration = Duration::from_millis(250);
     const FIRST_BACKOFF: Duration = Duration::from_secs(1);
     const LAST_BACKOFF: Duration = Duration::from_secs(30);
+    /// How long it may take to answer.
+    const ANSWER: Duration = Duration::from_secs(2);
 
     /// Starts it for this run.
     pub fn start(
@@ -64,11 +69,17 @@ impl CertService {
         if minted(args.mtls_listen, &args.mtls_cert) || minted(args.tls_listen, &args.tls_cert) {
             arguments.extend(["--serve".into(), SERVER_NAME.into()]);
         }
+        for (option, value) in [("--max-leases", &args.max_leases), ("--leaf-ttl", &args.leaf_ttl)] {
+            if let Some(value) = value {
+                arguments.extend([option.into(), value.into()]);
+            }
+        }
         let (audit, log) = (state.cert_service_audit(), state.cert_service_log());
         Ok(Self {
             process: Self::spawn(&program, &arguments, &audit, &log)?,
             program,
             arguments,
+            socket: state.cert_socket(),
             ready_url: format!("http://{}/readyz", args.cert_http),
             ready: Arc::new(AtomicBool::new(true)),
             audit,
@@ -104,6 +115,23 @@ impl CertService {
     /// Whether it could sign and resolve when it was asked last.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Tells it the policy in force, so that it takes back certificates of hosts that are inspected no more.
+    pub fn follow(&self, policy: &serde_json::Value) -> std::io::Result<()> {
+        let body = policy.to_string();
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(Self::ANSWER))?;
+        stream.set_write_timeout(Some(Self::ANSWER))?;
+        write!(
+            stream,
+            "POST /v1/policy HTTP/1.1\r\nhost: cert-service\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.lines().next().unwrap_or_default();
+        if status.contains(" 200 ") { Ok(()) } else { Err(std::io::Error::other(status.to_owned())) }
     }
 
     /// Starts it again if it ended: granted hosts go on meanwhile, new ones are refused.

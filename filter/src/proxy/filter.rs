@@ -12,7 +12,7 @@ use super::metrics::Metrics;
 use crate::configuration::{ConfigurationError, Limits, PluginConfiguration};
 use crate::decision::Decision;
 use crate::routing::Routing;
-use outgate_policy::{Engine, PolicyErrors, RuleId};
+use outgate_policy::{Engine, PolicyErrors, RuleId, RuleKind};
 
 thread_local! {
     /// The policy that was configured last: every place gets the same text, so it is compiled once.
@@ -72,6 +72,11 @@ impl Filter {
         info!("policy {} is in force", filter.engine.hash());
         LAST.set(Some((digest, Rc::clone(&filter))));
         Ok(filter)
+    }
+
+    /// Whether any rule inspects.
+    pub fn inspects(&self) -> bool {
+        self.engine.rules().iter().any(|rule| rule.kind == RuleKind::Inspecting)
     }
 
     /// Counts a verdict and logs it, unless it is an allowance that is left out; says whether it was logged.

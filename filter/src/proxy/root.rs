@@ -11,6 +11,7 @@ use proxy_wasm::types::ContextType;
 use super::connections::ClientConnection;
 use super::explicit::Explicit;
 use super::filter::Filter;
+use super::grants;
 use super::guard::{Found, Guard};
 use super::host;
 use super::identity::IdentityPage;
@@ -67,10 +68,23 @@ struct PolicyRoot {
     context_id: u32,
 }
 
+impl PolicyRoot {
+    /// When there is something to do next; zero is never.
+    fn next_tick(&self) -> Duration {
+        let asks = self.filter.as_ref().is_some_and(|filter| filter.inspects());
+        match self.place {
+            Some(Place::Explicit) if self.rechecks > 0 => RECHECK,
+            Some(Place::Explicit) if asks => grants::INSTANCE_PERIOD,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 impl Context for PolicyRoot {
     fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
-        if let Some(filter) = &self.filter {
-            unresolved::answered(filter, token, body_size);
+        let Some(filter) = &self.filter else { return };
+        if !unresolved::answered(filter, token, body_size) {
+            grants::learn_instance(body_size);
         }
     }
 }
@@ -87,6 +101,7 @@ impl RootContext for PolicyRoot {
         match Filter::shared(&text) {
             Ok(filter) => {
                 self.filter = Some(filter);
+                // One of the places is enough: all of a worker share the tunnels, and what is learned.
                 if matches!(self.place, Some(Place::Explicit)) {
                     self.rechecks = RECHECKS;
                     self.set_tick_period(RECHECK);
@@ -101,16 +116,17 @@ impl RootContext for PolicyRoot {
     }
 
     fn on_tick(&mut self) {
-        self.rechecks = self.rechecks.saturating_sub(1);
-        if self.rechecks == 0 {
-            self.set_tick_period(Duration::ZERO);
-        }
-        if let Some(filter) = &self.filter {
-            unresolved::ask(filter);
-            if matches!(self.place, Some(Place::Explicit)) {
+        let Some(filter) = &self.filter else { return };
+        unresolved::ask(filter);
+        if matches!(self.place, Some(Place::Explicit)) {
+            if self.rechecks > 0 {
+                self.rechecks -= 1;
                 open_tunnels::recheck(filter);
+            } else if filter.inspects() {
+                grants::ask_instance(filter);
             }
         }
+        self.set_tick_period(self.next_tick());
     }
 
     fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {

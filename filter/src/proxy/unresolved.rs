@@ -58,12 +58,13 @@ pub fn ask(filter: &Filter) {
     }
 }
 
-/// The resolver's answer.
-pub fn answered(filter: &Filter, token: u32, body_size: usize) {
-    let Some(tunnel) = ASKED.with_borrow_mut(|asked| asked.remove(&token)) else { return };
+/// The resolver's answer; false if the call is none of ours.
+pub fn answered(filter: &Filter, token: u32, body_size: usize) -> bool {
+    let Some(tunnel) = ASKED.with_borrow_mut(|asked| asked.remove(&token)) else { return false };
     let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
     let answer: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
     record(filter, &tunnel, answer.get("refused") == Some(&Value::Bool(true)));
+    true
 }
 
 fn record(filter: &Filter, tunnel: &Tunnel, refused: bool) {
