@@ -8,13 +8,25 @@ pub mod certificate;
 pub mod classify;
 pub mod configuration;
 mod distinguished_name;
+pub mod expiry;
+pub mod fields;
 pub mod identity;
 pub mod line;
 #[cfg(target_family = "wasm")]
 pub mod logger;
 pub mod metrics;
+pub mod otlp;
 pub mod presented;
 mod reason;
+pub mod sampling;
+pub mod shape;
+#[cfg(target_family = "wasm")]
+mod shared;
+pub mod sketch;
+pub mod summary;
 mod tables;
 pub mod taxonomy;
+#[cfg(target_family = "wasm")]
+mod told;
 mod visible;
+pub mod window;
