@@ -16,6 +16,10 @@ mod companions;
 mod demonstration;
 #[path = "end_to_end/forward.rs"]
 mod forward;
+#[path = "end_to_end/handshake_flood.rs"]
+mod handshake_flood;
+#[path = "end_to_end/handshake_setting.rs"]
+mod handshake_setting;
 #[path = "end_to_end/judges.rs"]
 mod judges;
 #[path = "end_to_end/mtls.rs"]

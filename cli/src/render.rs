@@ -1,5 +1,6 @@
 //! From a policy to the complete configuration of Envoy.
 
+pub mod mtls;
 pub mod template;
 
 use std::net::SocketAddr;
@@ -9,15 +10,15 @@ use serde_json::{Value, json};
 
 use outgate_filter::configuration::{Grants, Log, PluginConfiguration};
 use outgate_filter::routing::{Leg, Routing};
-use outgate_policy::Destination;
 
 use crate::resolve::Resolve;
 use crate::upstream_tls::UpstreamTls;
+use mtls::{EnvoyVersion, Mtls, MtlsFileError};
 use template::{TemplateError, Values, fill};
 
 const BOOTSTRAP: &str = include_str!("../../envoy-config/template/bootstrap.yaml");
 const HTTP_MANAGER: &str = include_str!("../../envoy-config/template/http-manager.yaml");
-const MTLS_LISTENER: &str = include_str!("../../envoy-config/template/mtls-listener.yaml");
+const STATS: &str = include_str!("../../envoy-config/template/stats.yaml");
 const UNDECIDED_CHAIN: &str = include_str!("../../envoy-config/template/undecided-chain.yaml");
 
 const WASM_HTTP: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
@@ -87,35 +88,6 @@ pub struct Rendering {
     pub discovery: Option<PathBuf>,
 }
 
-/// The mTLS listener.
-#[derive(Clone, Debug)]
-pub struct Mtls {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// CAs of client certificates.
-    pub ca: PathBuf,
-    /// Their revocation lists.
-    pub crl: Option<PathBuf>,
-    /// Certificate and key of the server; without them cert-service gives one for this name.
-    pub certificate: MtlsCertificate,
-    /// Where good requests go; without it they are answered with the identity that was seen.
-    pub upstream: Option<Destination>,
-}
-
-/// The server certificate of the mTLS listener.
-#[derive(Clone, Debug)]
-pub enum MtlsCertificate {
-    /// PEM files.
-    Files {
-        /// The chain.
-        chain: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
-    /// Minted by cert-service for this name.
-    Minted(String),
-}
-
 /// Why a configuration could not be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
@@ -125,6 +97,9 @@ pub enum RenderError {
     /// The policy does not serialise.
     #[error("cannot write the plugin configuration: {0}")]
     Plugin(#[from] serde_json::Error),
+    /// The mTLS listener is wrong.
+    #[error(transparent)]
+    Mtls(#[from] MtlsFileError),
 }
 
 impl Rendering {
@@ -132,6 +107,7 @@ impl Rendering {
     pub fn bootstrap(&self) -> Result<String, RenderError> {
         let mut values = self.addresses();
         values.insert("http_manager", HTTP_MANAGER.to_owned());
+        values.insert("stats_config", STATS.to_owned());
         values.insert("headers_to_remove", json!(HEADERS_TO_REMOVE).to_string());
         values.insert("cert_socket", quoted(&self.cert_socket));
         values.insert("max_connections", self.max_connections.to_string());
@@ -305,64 +281,8 @@ impl Rendering {
         let Some(mtls) = &self.mtls else {
             return Ok(Default::default());
         };
-        let mut values = values.clone();
-        values.insert("mtls_address", json!(mtls.listen.ip().to_string()).to_string());
-        values.insert("mtls_port", mtls.listen.port().to_string());
-        let logger_configuration =
-            json!({"@type": STRING_VALUE, "value": json!({"listener": "mtls"}).to_string()});
-        values.insert(
-            "handshake_plugin",
-            // A VM of its own: what a hostile certificate might do to the logger must not reach traffic.
-            plugin("handshake", "outgate-handshake", &self.wasm, &logger_configuration).to_string(),
-        );
-        values.insert(
-            "mtls_certificate",
-            match &mtls.certificate {
-                MtlsCertificate::Files { chain, key } => format!(
-                    "tls_certificates: {}",
-                    json!([{"certificate_chain": {"filename": chain}, "private_key": {"filename": key}}])
-                ),
-                MtlsCertificate::Minted(name) => format!(
-                    "tls_certificate_sds_secret_configs: {}",
-                    json!([{"name": name, "sds_config": {"resource_api_version": "V3", "ads": {}}}])
-                ),
-            },
-        );
-        let mut validation = json!({"trusted_ca": {"filename": mtls.ca}});
-        if let Some(crl) = &mtls.crl {
-            validation = with(
-                validation,
-                &[("crl", json!({"filename": crl})), ("only_verify_leaf_cert_crl", json!(true))],
-            );
-        }
-        values.insert("mtls_validation", validation.to_string());
-        let mut cluster = String::new();
-        if let Some(upstream) = &mtls.upstream {
-            values.insert("mtls_filters", String::new());
-            values.insert(
-                "mtls_route",
-                json!({"match": {"prefix": ""}, "route": {"cluster": "mtls-upstream", "timeout": "0s"}})
-                    .to_string(),
-            );
-            cluster = format!("- {}\n", self.mtls_upstream(upstream));
-        } else {
-            let configuration = json!({"@type": STRING_VALUE, "value": "{}"});
-            values.insert(
-                "mtls_filters",
-                format!(
-                    "- {}\n",
-                    json!({"name": "identity", "typed_config": {
-                        "@type": WASM_HTTP,
-                        "config": self.plugin("identity", &configuration),
-                    }})
-                ),
-            );
-            values.insert(
-                "mtls_route",
-                json!({"match": {"prefix": ""}, "direct_response": {"status": 200}}).to_string(),
-            );
-        }
-        Ok((fill(MTLS_LISTENER, &values)?, cluster))
+        let rendered = mtls.render(values, &self.wasm, &self.resolve, EnvoyVersion::default())?;
+        Ok((rendered.listener, rendered.clusters))
     }
 }
 
@@ -397,18 +317,6 @@ impl Rendering {
                 "query_tries": 5,
             }},
         })
-    }
-
-    /// The server behind the mTLS listener, where `--resolve` says it is if it does.
-    fn mtls_upstream(&self, upstream: &Destination) -> Value {
-        let resolved = self.resolve.iter().find(|entry| entry.destination.matches(upstream));
-        let name = "mtls-upstream";
-        match resolved {
-            Some(entry) => static_cluster(name, entry.address),
-            None => {
-                with(cluster(name, upstream.host.as_str(), upstream.port), &[("type", json!("STRICT_DNS"))])
-            }
-        }
     }
 }
 

@@ -23,7 +23,8 @@ use outgate_policy::{Destination, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::render::{MAX_CONNECTIONS, Mtls, MtlsCertificate, Rendering};
+use crate::render::mtls::{Mtls, MtlsFile, MtlsFileError};
+use crate::render::{MAX_CONNECTIONS, Rendering};
 use crate::resolve::{Resolve, ResolveError, in_order};
 use crate::upstream_tls::UpstreamTls;
 use cert_service::CertService;
@@ -72,6 +73,9 @@ pub struct RunArgs {
     /// Where good requests go, over plain HTTP [default: answered with the identity seen]
     #[arg(long, value_name = "HOST:PORT", requires = "mtls_listen", value_parser = parse_destination)]
     mtls_upstream: Option<Destination>,
+    /// More of the mTLS listener: names, pins, PROXY protocol, what is logged and how (docs/mtls-listener.md)
+    #[arg(long, value_name = "FILE", requires = "mtls_listen")]
+    mtls_settings: Option<PathBuf>,
     /// Development CA and working files; clients must trust DIR/ca.pem
     #[arg(long, value_name = "DIR", default_value = ".outgate")]
     state: PathBuf,
@@ -125,6 +129,8 @@ enum RunError {
     UpstreamTls(#[from] crate::upstream_tls::UpstreamTlsError),
     #[error(transparent)]
     Render(#[from] crate::render::RenderError),
+    #[error(transparent)]
+    Mtls(#[from] MtlsFileError),
     #[error(transparent)]
     Envoy(#[from] envoy::EnvoyError),
     #[error("cannot start {name}: {error}")]
@@ -205,7 +211,7 @@ impl Run {
             policy: policy.value,
             listen: args.listen,
             admin: args.admin,
-            mtls: mtls(args),
+            mtls: mtls(args)?,
             resolve: in_order(args.resolve.clone())?,
             wasm,
             cert_socket: state.cert_socket(),
@@ -427,19 +433,24 @@ fn upstream_tls(engine: &Engine, state: &State, upstream_cas: &[PathBuf]) -> Res
     Ok(UpstreamTls::new(policy, state.write_roots(&roots)?)?)
 }
 
-fn mtls(args: &RunArgs) -> Option<Mtls> {
-    let (listen, ca) = args.mtls_listen.zip(args.mtls_ca.as_ref())?;
-    let certificate = match (&args.mtls_cert, &args.mtls_key) {
-        (Some(chain), Some(key)) => MtlsCertificate::Files { chain: absolute(chain), key: absolute(key) },
-        _ => MtlsCertificate::Minted(MTLS_NAME.to_owned()),
-    };
-    Some(Mtls {
-        listen,
-        ca: absolute(ca),
-        crl: args.mtls_crl.as_deref().map(absolute),
-        certificate,
-        upstream: args.mtls_upstream.clone(),
-    })
+/// The mTLS listener: its settings file, and over that the options.
+fn mtls(args: &RunArgs) -> Result<Option<Mtls>, MtlsFileError> {
+    let Some((listen, ca)) = args.mtls_listen.zip(args.mtls_ca.as_ref()) else { return Ok(None) };
+    let mut file = args.mtls_settings.as_deref().map(MtlsFile::open).transpose()?.unwrap_or_default();
+    file.listen = Some(listen);
+    file.ca = Some(absolute(ca));
+    for (setting, option) in [
+        (&mut file.crl, &args.mtls_crl),
+        (&mut file.certificate, &args.mtls_cert),
+        (&mut file.key, &args.mtls_key),
+    ] {
+        if let Some(path) = option {
+            *setting = Some(absolute(path));
+        }
+    }
+    let upstream = args.mtls_upstream.clone();
+    let mtls = file.listener(Some(MTLS_NAME))?;
+    Ok(Some(Mtls { upstream: upstream.or(mtls.upstream.clone()), ..mtls }))
 }
 
 fn absolute(path: impl AsRef<Path>) -> PathBuf {
