@@ -18,6 +18,8 @@ mod demonstration;
 mod forward;
 #[path = "end_to_end/handshake_flood.rs"]
 mod handshake_flood;
+#[path = "end_to_end/handshake_scenarios.rs"]
+mod handshake_scenarios;
 #[path = "end_to_end/handshake_setting.rs"]
 mod handshake_setting;
 #[path = "end_to_end/judges.rs"]

@@ -466,3 +466,36 @@ except OSError as error: print('error:', error)
         .unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// rustls, likewise; what it read, or the error.
+pub async fn rustls(
+    address: SocketAddr,
+    client: Option<&Client>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> std::io::Result<String> {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    let folder = client.map(|client| client.certificate.parent().unwrap().to_owned());
+    let tls = client::Tls { version: Some(version), ..client::Tls::new("localhost", Vec::new()) };
+    let Some((client, folder)) = client.zip(folder) else {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        return Ok(client::over_tls(tls.http1().handshake(stream).await?, Ask::get("/who").at("localhost"))
+            .await?
+            .body);
+    };
+    roots.add(CertificateDer::from_pem_file(folder.join("servers-ca.pem")).unwrap()).unwrap();
+    let chain = CertificateDer::pem_file_iter(&client.certificate).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&client.key).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let configuration = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(configuration));
+    let stream = connector.connect("localhost".try_into().unwrap(), stream).await?;
+    Ok(client::over_tls(stream, Ask::get("/who").at("localhost")).await?.body)
+}
