@@ -11,6 +11,8 @@ mod distinguished_name;
 pub mod expiry;
 pub mod fields;
 pub mod identity;
+#[cfg(target_family = "wasm")]
+pub mod judge;
 pub mod line;
 #[cfg(target_family = "wasm")]
 pub mod logger;
@@ -18,15 +20,21 @@ pub mod metrics;
 pub mod otlp;
 pub mod presented;
 mod reason;
+pub mod refusal;
+#[cfg(target_family = "wasm")]
+pub mod refuse;
 pub mod sampling;
 pub mod shape;
 #[cfg(target_family = "wasm")]
 mod shared;
 pub mod sketch;
+#[cfg(target_family = "wasm")]
+pub mod state;
 pub mod summary;
 mod tables;
 pub mod taxonomy;
 #[cfg(target_family = "wasm")]
-mod told;
+pub mod told;
+pub mod verify;
 mod visible;
 pub mod window;

@@ -14,7 +14,7 @@ use outgate_policy::document::parse_text;
 use outgate_policy::{Destination, PolicyErrors};
 
 use super::template::{Values, fill};
-use super::{STRING_VALUE, WASM_HTTP, cluster, plugin, static_cluster, with};
+use super::{STRING_VALUE, WASM_HTTP, WASM_NETWORK, cluster, plugin, static_cluster, with};
 use crate::resolve::Resolve;
 
 const LISTENER: &str = include_str!("../../../envoy-config/template/mtls-listener.yaml");
@@ -60,6 +60,14 @@ pub struct MtlsFile {
     pub proxy_protocol: bool,
     /// How long a handshake may take.
     pub handshake_timeout: Option<String>,
+    /// Whether handshakes with certificates that are not trusted are completed, and their requests refused with 403.
+    pub accept_untrusted: bool,
+    /// `problem` or `html`.
+    pub answer: Option<String>,
+    /// Which of `category`, `reason` and `remedy` a refusal tells.
+    pub tell: Vec<String>,
+    /// A file to which Envoy's own access log writes the same lines.
+    pub access_log: Option<PathBuf>,
     /// The access logger's own keys.
     pub log: Map<String, Value>,
     /// A collector that takes OTLP/HTTP logs.
@@ -152,7 +160,9 @@ impl MtlsFile {
         let mut file: Self = read_strictly(value.to_string().as_bytes())
             .map_err(|error| MtlsFileError::Key { path: path.into(), error })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        for path in [&mut file.ca, &mut file.crl, &mut file.certificate, &mut file.key].into_iter().flatten()
+        for path in [&mut file.ca, &mut file.crl, &mut file.certificate, &mut file.key, &mut file.access_log]
+            .into_iter()
+            .flatten()
         {
             *path = std::path::absolute(folder.join(&*path)).unwrap_or_else(|_| path.clone());
         }
@@ -179,6 +189,9 @@ impl MtlsFile {
                 &[("cluster", json!(collector_cluster(&name))), ("authority", json!(collector))],
             );
         }
+        if self.accept_untrusted {
+            log.insert("untrusted".to_owned(), self.untrusted()?);
+        }
         let log = Value::Object(log).to_string();
         Ok(Mtls {
             listen: self.listen.ok_or(MtlsFileError::Missing("listen"))?,
@@ -189,6 +202,24 @@ impl MtlsFile {
             name,
             file: self,
         })
+    }
+}
+
+impl MtlsFile {
+    /// What the filter holds certificates against: the filter cannot read files, so it gets their text.
+    fn untrusted(&self) -> Result<Value, MtlsFileError> {
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).map_err(|error| MtlsFileError::Read { path: path.clone(), error })
+        };
+        let all = ["category", "reason", "remedy"].map(str::to_owned).to_vec();
+        Ok(json!({
+            "ca": self.ca.as_ref().map(read).transpose()?.unwrap_or_default(),
+            "crl": self.crl.as_ref().map(read).transpose()?,
+            "sans": self.sans,
+            "pins": self.pins,
+            "answer": self.answer.as_deref().unwrap_or("problem"),
+            "tell": if self.tell.is_empty() { &all } else { &self.tell },
+        }))
     }
 }
 
@@ -218,6 +249,7 @@ impl Mtls {
             self.file.handshake_timeout.clone().unwrap_or_else(|| "10s".to_owned()),
         );
         values.insert("proxy_protocol_filter", self.proxy_protocol_filter());
+        values.insert("require_certificate", (!self.file.accept_untrusted).to_string());
         values.insert("mtls_certificate", self.certificate());
         values.insert("mtls_tls_params", self.tls_params().to_string());
         values.insert("mtls_validation", self.validation().to_string());
@@ -226,13 +258,15 @@ impl Mtls {
             if envoy.marks_handshakes() { AFTER_HANDSHAKE.to_owned() } else { String::new() },
         );
         let log = serde_json::to_string(&self.log)?;
+        values.insert("state_filter", self.state_filter(wasm, &log));
+        values.insert("native_access_log", self.native_access_log());
         values.insert(
             "handshake_plugin",
             // A VM of its own: what a hostile certificate might do to the logger must not reach traffic.
             plugin("handshake", "outgate-handshake", wasm, &string_value(&log)).to_string(),
         );
         let mut clusters = String::new();
-        values.insert("mtls_filters", self.http_filters(wasm));
+        values.insert("mtls_filters", self.http_filters(wasm, &log));
         if let Some(upstream) = &self.upstream {
             let route = json!({"match": {"prefix": ""}, "route": {"cluster": self.upstream_cluster(), "timeout": "0s"}});
             values.insert("mtls_route", route.to_string());
@@ -249,8 +283,40 @@ impl Mtls {
         Ok(RenderedListener { listener: fill(LISTENER, &values)?, clusters })
     }
 
-    fn http_filters(&self, wasm: &Path) -> String {
+    /// Leaves the record as filter state, if Envoy's own access log is to print it.
+    fn state_filter(&self, wasm: &Path, log: &str) -> String {
+        if self.file.access_log.is_none() {
+            return String::new();
+        }
+        let config = plugin("handshake_state", "outgate-handshake-state", wasm, &string_value(log));
+        // Explains only: what it might do must not end a connection.
+        let config = with(config, &[("failure_policy", json!("FAIL_OPEN"))]);
+        let filter = json!({"name": "handshake_state", "typed_config": {"@type": WASM_NETWORK, "config": without(config, "reload_config")}});
+        format!("- {filter}\n")
+    }
+
+    fn native_access_log(&self) -> String {
+        let Some(path) = &self.file.access_log else { return String::new() };
+        let log = json!({
+            "name": "envoy.access_loggers.file",
+            "filter": {"extension_filter": {"name": "failed", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                "expression": "'wasm.outgate_tls' in filter_state",
+            }}},
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": path,
+                "log_format": {"text_format_source": {"inline_string": "%FILTER_STATE(wasm.outgate_tls:PLAIN)%\n"}},
+            },
+        });
+        format!("- {log}\n")
+    }
+
+    fn http_filters(&self, wasm: &Path, log: &str) -> String {
         let mut filters = Vec::new();
+        if self.file.accept_untrusted {
+            filters.push(http_filter("refuse", plugin("refuse", "outgate", wasm, &string_value(log))));
+        }
         if self.upstream.is_none() {
             filters.push(http_filter("identity", plugin("identity", "outgate", wasm, &string_value("{}"))));
         }
@@ -298,14 +364,18 @@ impl Mtls {
             members.push(("crl", json!({"filename": crl})));
             members.push(("only_verify_leaf_cert_crl", json!(!self.file.crl_whole_chain)));
         }
+        if self.file.accept_untrusted {
+            members.push(("trust_chain_verification", json!("ACCEPT_UNTRUSTED")));
+        }
         if let Some(depth) = self.file.max_verify_depth {
             members.push(("max_verify_depth", json!(depth)));
         }
-        if !self.file.sans.is_empty() {
+        // Where untrusted certificates are accepted, the filter judges names and pins.
+        if !self.file.sans.is_empty() && !self.file.accept_untrusted {
             let matchers: Vec<_> = self.file.sans.iter().map(|name| san_matcher(name)).collect();
             members.push(("match_typed_subject_alt_names", json!(matchers)));
         }
-        if !self.file.pins.is_empty() {
+        if !self.file.pins.is_empty() && !self.file.accept_untrusted {
             members.push(("verify_certificate_hash", json!(self.file.pins)));
         }
         with(json!({}), &members)
@@ -387,6 +457,13 @@ fn san_matcher(name: &str) -> Value {
         "DNS"
     };
     json!({"san_type": kind, "matcher": {"exact": name}})
+}
+
+fn without(mut value: Value, member: &str) -> Value {
+    if let Value::Object(members) = &mut value {
+        members.remove(member);
+    }
+    value
 }
 
 fn http_filter(name: &str, config: Value) -> Value {

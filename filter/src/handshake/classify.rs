@@ -110,7 +110,8 @@ impl Failure {
         self.sub_reason.remedy()
     }
 
-    fn exact(sub_reason: SubReason) -> Self {
+    /// One that allows no other reading.
+    pub fn exact(sub_reason: SubReason) -> Self {
         Self { sub_reason, certainty: Certainty::Exact, depth: None, code: None }
     }
 

@@ -26,6 +26,9 @@
 //! | `otlp.path`, `otlp.authority` | where it takes them | `/v1/logs`, the cluster |
 //! | `otlp.batch`, `otlp.queue` | records in one call, 1 to 512; records that may wait, of each worker, up to 65536 | 64, 2048 |
 //! | `lines` | whether lines are written to Envoy's log as well | `true` |
+//! | `untrusted.ca`, `untrusted.crl` | PEM: what certificates are held against on a listener that accepts untrusted ones | none |
+//! | `untrusted.sans`, `untrusted.pins` | names and SHA-256, of which a certificate must have one | any |
+//! | `untrusted.answer`, `untrusted.tell` | `problem` or `html`; which of `category`, `reason`, `remedy` a 403 tells | `problem`, none |
 //!
 //! Unknown keys are errors that name the key.
 
@@ -35,6 +38,7 @@ use super::classify::Side;
 use super::fields::Fields;
 use super::sampling::Sampling;
 use super::shape::Shape;
+use super::verify::Untrusted;
 use crate::configuration::{ConfigurationError, read_strictly};
 
 /// The plugin JSON as written.
@@ -76,6 +80,9 @@ pub struct HandshakeConfiguration {
     /// Whether lines are written to Envoy's log.
     #[serde(default = "lines")]
     pub lines: bool,
+    /// What certificates must be on a listener that completes handshakes with untrusted ones.
+    #[serde(default)]
+    pub untrusted: Option<Untrusted>,
 }
 
 /// A collector that takes OTLP/HTTP.
@@ -159,6 +166,7 @@ impl HandshakeConfiguration {
             top: top(),
             otlp: None,
             lines: lines(),
+            untrusted: None,
         }
     }
 

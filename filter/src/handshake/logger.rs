@@ -15,7 +15,8 @@ use time::OffsetDateTime;
 use super::classify::Failure;
 use super::configuration::HandshakeConfiguration;
 use super::expiry::Expiry;
-use super::line::{record, written};
+use super::judge::judge;
+use super::line::{Connection, record, written};
 use super::metrics;
 use super::otlp::{Queue, body};
 use super::sampling::{Admission, Occurrence, admit};
@@ -56,6 +57,7 @@ struct Configured {
 struct Metrics {
     finished: Option<u32>,
     failed: Option<u32>,
+    refused: Option<u32>,
     failures: Vec<(SubReason, u32)>,
     suppressed: Option<u32>,
     first_suppressed: Option<u32>,
@@ -121,11 +123,10 @@ impl Metrics {
     fn define(listener: &str) -> Self {
         let metric = |kind, name: String| hostcalls::define_metric(kind, &name).ok();
         let counter = |name| metric(MetricType::Counter, name);
-        // Counted by whoever refuses; here only so that it is there.
-        let _refused = counter(metrics::handshakes(listener, "refused"));
         Self {
             finished: counter(metrics::handshakes(listener, "finished")),
             failed: counter(metrics::handshakes(listener, "failed")),
+            refused: counter(metrics::handshakes(listener, "refused")),
             failures: SubReason::ALL
                 .iter()
                 .filter_map(|sub_reason| {
@@ -167,11 +168,11 @@ impl Configured {
         match told.failure(&self.configuration) {
             Some(failure) => {
                 count(self.metrics.failed, 1);
-                self.report(&told, &failure);
+                self.report(&told, &failure, None);
             }
             // A listener may serve connections without TLS as well: those have no version.
-            None if text(&["connection", "tls_version"]).is_some() => count(self.metrics.finished, 1),
-            None => {}
+            None if text(&["connection", "tls_version"]).is_none() || self.refused() => {}
+            None => count(self.metrics.finished, 1),
         }
     }
 
@@ -186,7 +187,16 @@ impl Configured {
         }
     }
 
-    fn report(&mut self, told: &Told, failure: &Failure) {
+    /// Whether TLS was completed with a certificate that is refused; then that is reported.
+    fn refused(&mut self) -> bool {
+        let Some(judgement) = self.configuration.untrusted.as_ref().and_then(judge) else { return false };
+        count(self.metrics.refused, 1);
+        self.report(&Told::ask_refused(), &judgement.failure, Some(&judgement.unchecked));
+        true
+    }
+
+    /// Counts a failure, and has it written; `unchecked` is of one that was judged after its handshake.
+    fn report(&mut self, told: &Told, failure: &Failure, unchecked: Option<&[&'static str]>) {
         self.metrics.count_failure(failure.sub_reason);
         let source = told.client().map(|client| source(client.ip())).unwrap_or_default();
         let fingerprint = told.fingerprint().unwrap_or_default();
@@ -212,8 +222,12 @@ impl Configured {
         self.part.record(failure.category(), offender, admission);
         match admission {
             Admission::Line => {
-                let names = self.configuration.fields.maximum_names;
-                let record = record(failure, &told.connection(&self.configuration, names));
+                let connection = Connection {
+                    refused: unchecked.is_some(),
+                    unchecked: unchecked.unwrap_or_default(),
+                    ..told.connection(&self.configuration)
+                };
+                let record = record(failure, &connection);
                 self.write(record);
             }
             Admission::FirstSuppressed => {

@@ -41,6 +41,15 @@ impl Told {
             // The common case costs one or two questions.
             return Self::of(progress);
         }
+        Self::ask_all(progress)
+    }
+
+    /// Asks Envoy of a connection whose handshake was completed, and its certificate refused after that.
+    pub fn ask_refused() -> Self {
+        Self::ask_all(Progress::Finished)
+    }
+
+    fn ask_all(progress: Progress) -> Self {
         Self {
             reason: text(&["connection", "transport_failure_reason"]).unwrap_or_default(),
             termination_details: text(&["connection", "termination_details"]).unwrap_or_default(),
@@ -101,12 +110,8 @@ impl Told {
         Some(digest.to_ascii_uppercase())
     }
 
-    /// What a line tells of it, with this many alternative names at most.
-    pub fn connection<'a>(
-        &'a self,
-        configuration: &'a HandshakeConfiguration,
-        names: usize,
-    ) -> Connection<'a> {
+    /// What a line tells of it.
+    pub fn connection<'a>(&'a self, configuration: &'a HandshakeConfiguration) -> Connection<'a> {
         let messages = [&self.reason, &self.termination_details, &self.code_details];
         let at = now();
         Connection {
@@ -122,7 +127,7 @@ impl Told {
             ja4: self.ja4.as_deref(),
             message: messages.into_iter().find(|message| !message.is_empty()).map(String::as_str),
             service: configuration.service.as_deref(),
-            certificate: self.certificate.then(|| presented(at).limited(names)),
+            certificate: self.certificate.then(|| presented(at).limited(configuration.fields.maximum_names)),
             ..Connection::ended(at)
         }
     }

@@ -13,11 +13,15 @@ use super::host;
 use super::identity::IdentityPage;
 use super::inner::Inner;
 use crate::handshake::logger::HandshakeLogger;
+use crate::handshake::refuse::RefuseRoot;
+use crate::handshake::state::StateRoot;
 
 /// A root context that finds out what it is when it is configured.
 pub fn new() -> Box<dyn RootContext> {
     match host::property(&["plugin_root_id"]).as_deref() {
         Some(b"handshake") => Box::new(HandshakeLogger::new()),
+        Some(b"handshake_state") => Box::new(StateRoot::default()),
+        Some(b"refuse") => Box::new(RefuseRoot::default()),
         Some(b"identity") => Box::new(IdentityRoot),
         root_id => Box::new(PolicyRoot { place: root_id.and_then(Place::of), filter: None }),
     }
@@ -56,7 +60,10 @@ impl Context for PolicyRoot {}
 impl RootContext for PolicyRoot {
     fn on_configure(&mut self, _size: usize) -> bool {
         if self.place.is_none() {
-            error!("unknown root_id; use explicit, inspected, tunnelled, tls, opaque, identity or handshake");
+            error!(
+                "unknown root_id; use explicit, inspected, tunnelled, tls, opaque, identity, handshake, handshake_state or \
+                 refuse"
+            );
             return false;
         }
         let text = self.get_plugin_configuration().unwrap_or_default();
