@@ -22,6 +22,10 @@ mod handshake_flood;
 mod handshake_scenarios;
 #[path = "end_to_end/handshake_setting.rs"]
 mod handshake_setting;
+#[path = "end_to_end/handshake_untrusted.rs"]
+mod handshake_untrusted;
+#[path = "end_to_end/handshake_ways.rs"]
+mod handshake_ways;
 #[path = "end_to_end/judges.rs"]
 mod judges;
 #[path = "end_to_end/mtls.rs"]
