@@ -20,6 +20,16 @@ mod destinations;
 mod edges;
 #[path = "end_to_end/forward.rs"]
 mod forward;
+#[path = "end_to_end/handshake_flood.rs"]
+mod handshake_flood;
+#[path = "end_to_end/handshake_scenarios.rs"]
+mod handshake_scenarios;
+#[path = "end_to_end/handshake_setting.rs"]
+mod handshake_setting;
+#[path = "end_to_end/handshake_untrusted.rs"]
+mod handshake_untrusted;
+#[path = "end_to_end/handshake_ways.rs"]
+mod handshake_ways;
 #[path = "end_to_end/identity.rs"]
 mod identity;
 #[path = "end_to_end/judges.rs"]

@@ -1,5 +1,6 @@
 //! From a policy to the complete configuration of Envoy.
 
+pub mod mtls;
 mod second_belt;
 pub mod template;
 
@@ -11,17 +12,17 @@ use serde_json::{Value, json};
 
 use outgate_filter::configuration::{Grants, Limits, Log, PluginConfiguration};
 use outgate_filter::routing::{Leg, Routing};
-use outgate_policy::Destination;
 use outgate_policy::address::Cidr;
 
 use crate::resolve::Resolve;
 use crate::upstream_tls::UpstreamTls;
+use mtls::{EnvoyVersion, Mtls, MtlsFileError};
 use template::{TemplateError, Values, fill};
 
 const BOOTSTRAP: &str = include_str!("../../envoy-config/template/bootstrap.yaml");
 const HTTP_MANAGER: &str = include_str!("../../envoy-config/template/http-manager.yaml");
-const MTLS_LISTENER: &str = include_str!("../../envoy-config/template/mtls-listener.yaml");
 const TLS_LISTENER: &str = include_str!("../../envoy-config/template/tls-listener.yaml");
+const STATS: &str = include_str!("../../envoy-config/template/stats.yaml");
 const UNDECIDED_CHAIN: &str = include_str!("../../envoy-config/template/undecided-chain.yaml");
 
 const WASM_HTTP: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
@@ -79,7 +80,7 @@ pub struct Rendering {
     /// Addresses of other listeners of ours; no client reaches these, or those above, through the proxy.
     pub own: Vec<SocketAddr>,
     /// The explicit listener over TLS.
-    pub tls: Option<TlsListener>,
+    pub tls: Option<Mtls>,
     /// The mTLS listener.
     pub mtls: Option<Mtls>,
     /// Private addresses that may be reached.
@@ -110,51 +111,6 @@ pub struct Rendering {
     pub discovery: Option<PathBuf>,
 }
 
-/// The explicit listener over TLS.
-#[derive(Clone, Debug)]
-pub struct TlsListener {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Who may come.
-    pub server: TlsServer,
-}
-
-/// The mTLS listener.
-#[derive(Clone, Debug)]
-pub struct Mtls {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Who may come.
-    pub server: TlsServer,
-    /// Where good requests go; without it they are answered with the identity that was seen.
-    pub upstream: Option<Destination>,
-}
-
-/// The TLS of a listener that verifies client certificates.
-#[derive(Clone, Debug)]
-pub struct TlsServer {
-    /// CAs of client certificates.
-    pub ca: PathBuf,
-    /// Their revocation lists.
-    pub crl: Option<PathBuf>,
-    /// Certificate and key of the server; without them cert-service gives one for this name.
-    pub certificate: ServerCertificate,
-}
-
-/// The server certificate of a listener.
-#[derive(Clone, Debug)]
-pub enum ServerCertificate {
-    /// PEM files.
-    Files {
-        /// The chain.
-        chain: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
-    /// Minted by cert-service for this name.
-    Minted(String),
-}
-
 /// Why a configuration could not be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
@@ -164,6 +120,9 @@ pub enum RenderError {
     /// The policy does not serialise.
     #[error("cannot write the plugin configuration: {0}")]
     Plugin(#[from] serde_json::Error),
+    /// The mTLS listener is wrong.
+    #[error(transparent)]
+    Mtls(#[from] MtlsFileError),
 }
 
 impl Rendering {
@@ -171,6 +130,7 @@ impl Rendering {
     pub fn bootstrap(&self) -> Result<String, RenderError> {
         let mut values = self.addresses();
         values.insert("http_manager", HTTP_MANAGER.to_owned());
+        values.insert("stats_config", STATS.to_owned());
         values.insert("headers_to_remove", json!(HEADERS_TO_REMOVE).to_string());
         values.insert("cert_socket", quoted(&self.cert_socket));
         values.insert("max_heap", (u64::from(self.max_heap) << 20).to_string());
@@ -187,6 +147,7 @@ impl Rendering {
             values.insert(key, chain_action(chain).to_string());
         }
         self.insert_proxy_protocol(&mut values);
+        values.insert("handshake_mark", self.tls.as_ref().map(|_| handshake_mark()).unwrap_or_default());
         self.insert_filters(&mut values)?;
         self.insert_clusters(&mut values);
         values.insert("undecided_chain", fill(UNDECIDED_CHAIN, &values)?);
@@ -393,84 +354,16 @@ impl Rendering {
     fn tls(&self, values: &Values) -> Result<String, RenderError> {
         let Some(tls) = &self.tls else { return Ok(String::new()) };
         let mut values = values.clone();
-        values.insert("tls_address", json!(tls.listen.ip().to_string()).to_string());
-        values.insert("tls_port", tls.listen.port().to_string());
-        values.insert("tls_handshake_plugin", self.handshake_plugin("outgate-tls"));
-        values.insert("tls_certificate", tls.server.certificate());
-        values.insert("tls_validation", tls.server.validation().to_string());
+        tls.insert_server(&mut values, &self.wasm)?;
         Ok(fill(TLS_LISTENER, &values)?)
-    }
-
-    /// The logger of failed handshakes. A VM of its own: what a hostile certificate might do to it must not reach traffic.
-    fn handshake_plugin(&self, listener: &str) -> String {
-        let configuration =
-            json!({"@type": STRING_VALUE, "value": json!({"listener": listener}).to_string()});
-        plugin("handshake", "outgate-handshake", &self.wasm, &configuration).to_string()
     }
 
     fn mtls(&self, values: &Values) -> Result<(String, String), RenderError> {
         let Some(mtls) = &self.mtls else {
             return Ok(Default::default());
         };
-        let mut values = values.clone();
-        values.insert("mtls_address", json!(mtls.listen.ip().to_string()).to_string());
-        values.insert("mtls_port", mtls.listen.port().to_string());
-        values.insert("handshake_plugin", self.handshake_plugin("mtls"));
-        values.insert("mtls_certificate", mtls.server.certificate());
-        values.insert("mtls_validation", mtls.server.validation().to_string());
-        let mut cluster = String::new();
-        if let Some(upstream) = &mtls.upstream {
-            values.insert("mtls_filters", String::new());
-            values.insert(
-                "mtls_route",
-                json!({"match": {"prefix": ""}, "route": {"cluster": "mtls-upstream", "timeout": "0s"}})
-                    .to_string(),
-            );
-            cluster = format!("- {}\n", self.mtls_upstream(upstream));
-        } else {
-            let configuration = json!({"@type": STRING_VALUE, "value": "{}"});
-            values.insert(
-                "mtls_filters",
-                format!(
-                    "- {}\n",
-                    json!({"name": "identity", "typed_config": {
-                        "@type": WASM_HTTP,
-                        "config": self.plugin("identity", &configuration),
-                    }})
-                ),
-            );
-            values.insert(
-                "mtls_route",
-                json!({"match": {"prefix": ""}, "direct_response": {"status": 200}}).to_string(),
-            );
-        }
-        Ok((fill(MTLS_LISTENER, &values)?, cluster))
-    }
-}
-
-impl TlsServer {
-    fn certificate(&self) -> String {
-        match &self.certificate {
-            ServerCertificate::Files { chain, key } => format!(
-                "tls_certificates: {}",
-                json!([{"certificate_chain": {"filename": chain}, "private_key": {"filename": key}}])
-            ),
-            ServerCertificate::Minted(name) => format!(
-                "tls_certificate_sds_secret_configs: {}",
-                json!([{"name": name, "sds_config": {"resource_api_version": "V3", "ads": {}}}])
-            ),
-        }
-    }
-
-    fn validation(&self) -> Value {
-        let validation = json!({"trusted_ca": {"filename": self.ca}});
-        match &self.crl {
-            None => validation,
-            Some(crl) => with(
-                validation,
-                &[("crl", json!({"filename": crl})), ("only_verify_leaf_cert_crl", json!(true))],
-            ),
-        }
+        let rendered = mtls.render(values, &self.wasm, &self.resolve, EnvoyVersion::default())?;
+        Ok((rendered.listener, rendered.clusters))
     }
 }
 
@@ -506,18 +399,6 @@ impl Rendering {
             }},
         })
     }
-
-    /// The server behind the mTLS listener, where `--resolve` says it is if it does.
-    fn mtls_upstream(&self, upstream: &Destination) -> Value {
-        let resolved = self.resolve.iter().find(|entry| entry.destination.matches(upstream));
-        let name = "mtls-upstream";
-        match resolved {
-            Some(entry) => static_cluster(name, entry.address),
-            None => {
-                with(cluster(name, upstream.host.as_str(), upstream.port), &[("type", json!("STRICT_DNS"))])
-            }
-        }
-    }
 }
 
 fn plugin(root_id: &str, vm_id: &str, wasm: &Path, configuration: &Value) -> Value {
@@ -543,6 +424,17 @@ fn discovered_filter(root: Root, directory: &Path) -> String {
         root.id,
         root.type_url.trim_start_matches("type.googleapis.com/"),
     )
+}
+
+/// Tells the access logger for certain whether the handshake was over.
+fn handshake_mark() -> String {
+    let mark = |text: &str| json!([{"object_key": "outgate.handshake", "factory_key": "envoy.string", "format_string": {"text_format_source": {"inline_string": text}}}]);
+    let filter = json!({"name": "handshake", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
+        "on_new_connection": mark("begun"),
+        "on_downstream_tls_handshake": mark("finished"),
+    }});
+    format!("- {filter}")
 }
 
 /// Resolves the name before anything connects, so that its address can be judged; the cache is the cluster's own.

@@ -23,7 +23,8 @@ use outgate_policy::{Destination, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::render::{MAX_CONNECTIONS, MAX_HEAP, Mtls, Rendering, ServerCertificate, TlsListener, TlsServer};
+use crate::render::mtls::{Mtls, MtlsFile, MtlsFileError};
+use crate::render::{MAX_CONNECTIONS, MAX_HEAP, Rendering};
 use crate::resolve::{Resolve, ResolveError, in_order};
 use crate::upstream_tls::UpstreamTls;
 use cert_service::CertService;
@@ -35,6 +36,9 @@ use state::State;
 
 /// The name of our listeners' certificate when the operator brings none.
 const SERVER_NAME: &str = "localhost";
+
+/// The explicit listener over TLS, as it is called in metrics and lines.
+const TLS_LISTENER: &str = "outgate-tls";
 
 /// How long a start may take on a slow machine.
 const START: Duration = Duration::from_secs(60);
@@ -87,6 +91,9 @@ pub struct RunArgs {
     /// Where good requests go, over plain HTTP [default: answered with the identity seen]
     #[arg(long, value_name = "HOST:PORT", requires = "mtls_listen", value_parser = parse_destination)]
     mtls_upstream: Option<Destination>,
+    /// More of the mTLS listener: names, pins, PROXY protocol, what is logged and how (docs/mtls-listener.md)
+    #[arg(long, value_name = "FILE", requires = "mtls_listen")]
+    mtls_settings: Option<PathBuf>,
     /// Development CA and working files; clients must trust DIR/ca.pem
     #[arg(long, value_name = "DIR", default_value = ".outgate")]
     state: PathBuf,
@@ -152,6 +159,8 @@ enum RunError {
     UpstreamTls(#[from] crate::upstream_tls::UpstreamTlsError),
     #[error(transparent)]
     Render(#[from] crate::render::RenderError),
+    #[error(transparent)]
+    Mtls(#[from] MtlsFileError),
     #[error(transparent)]
     Envoy(#[from] envoy::EnvoyError),
     #[error("cannot start {name}: {error}")]
@@ -239,14 +248,14 @@ impl Run {
             upstream_tls: upstream_tls(&policy.engine, &state, &args.upstream_ca)?,
             policy: policy.value,
             own: ports::reached_by(&listeners),
-            tls: tls(args),
+            tls: tls(args)?,
             allow_private: outgate.allow_private.clone(),
             proxy_protocol: !outgate.proxy_protocol_from.is_empty(),
             max_connections_per_client: args.max_connections_per_client,
             max_heap: args.max_heap,
             listen: args.listen,
             admin: args.admin,
-            mtls: mtls(args),
+            mtls: mtls(args)?,
             resolve: in_order(args.resolve.clone())?,
             wasm,
             cert_socket: state.cert_socket(),
@@ -497,35 +506,39 @@ fn upstream_tls(engine: &Engine, state: &State, upstream_cas: &[PathBuf]) -> Res
     Ok(UpstreamTls::new(policy, state.write_roots(&roots)?)?)
 }
 
-fn tls(args: &RunArgs) -> Option<TlsListener> {
-    let (listen, ca) = args.tls_listen.zip(args.tls_client_ca.as_deref())?;
-    let server =
-        tls_server(ca, args.tls_client_crl.as_deref(), args.tls_cert.as_deref().zip(args.tls_key.as_deref()));
-    Some(TlsListener { listen, server })
+/// The explicit listener over TLS.
+fn tls(args: &RunArgs) -> Result<Option<Mtls>, MtlsFileError> {
+    let Some(listen) = args.tls_listen else { return Ok(None) };
+    let file = MtlsFile {
+        name: Some(TLS_LISTENER.to_owned()),
+        listen: Some(listen),
+        ca: args.tls_client_ca.as_ref().map(absolute),
+        crl: args.tls_client_crl.as_ref().map(absolute),
+        certificate: args.tls_cert.as_ref().map(absolute),
+        key: args.tls_key.as_ref().map(absolute),
+        ..MtlsFile::default()
+    };
+    file.listener(Some(SERVER_NAME)).map(Some)
 }
 
-fn tls_server(ca: &Path, crl: Option<&Path>, certificate: Option<(&Path, &Path)>) -> TlsServer {
-    TlsServer {
-        ca: absolute(ca),
-        crl: crl.map(absolute),
-        certificate: match certificate {
-            Some((chain, key)) => ServerCertificate::Files { chain: absolute(chain), key: absolute(key) },
-            None => ServerCertificate::Minted(SERVER_NAME.to_owned()),
-        },
+/// The mTLS listener: its settings file, and over that the options.
+fn mtls(args: &RunArgs) -> Result<Option<Mtls>, MtlsFileError> {
+    let Some((listen, ca)) = args.mtls_listen.zip(args.mtls_ca.as_ref()) else { return Ok(None) };
+    let mut file = args.mtls_settings.as_deref().map(MtlsFile::open).transpose()?.unwrap_or_default();
+    file.listen = Some(listen);
+    file.ca = Some(absolute(ca));
+    for (setting, option) in [
+        (&mut file.crl, &args.mtls_crl),
+        (&mut file.certificate, &args.mtls_cert),
+        (&mut file.key, &args.mtls_key),
+    ] {
+        if let Some(path) = option {
+            *setting = Some(absolute(path));
+        }
     }
-}
-
-fn mtls(args: &RunArgs) -> Option<Mtls> {
-    let (listen, ca) = args.mtls_listen.zip(args.mtls_ca.as_deref())?;
-    Some(Mtls {
-        listen,
-        server: tls_server(
-            ca,
-            args.mtls_crl.as_deref(),
-            args.mtls_cert.as_deref().zip(args.mtls_key.as_deref()),
-        ),
-        upstream: args.mtls_upstream.clone(),
-    })
+    let upstream = args.mtls_upstream.clone();
+    let mtls = file.listener(Some(SERVER_NAME))?;
+    Ok(Some(Mtls { upstream: upstream.or(mtls.upstream.clone()), ..mtls }))
 }
 
 fn absolute(path: impl AsRef<Path>) -> PathBuf {

@@ -10,6 +10,8 @@
 //! | `opaque` | network | what is neither TLS nor HTTP: closed |
 //! | `identity` | HTTP | nothing: answers with the client certificate that it saw |
 //! | `handshake` | access log | nothing: explains failed handshakes |
+//! | `handshake_state` | network | nothing: leaves the explanation as filter state |
+//! | `refuse` | HTTP | whether a certificate that Envoy let in untrusted is let through |
 
 mod client;
 mod connections;

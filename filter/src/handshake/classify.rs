@@ -4,7 +4,7 @@
 //! without a reason. An alert decides only where it is all there is: a *received* one means that the
 //! client refused us.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::reason::{Code, Reason, spaced};
 use super::tables::{
@@ -61,7 +61,7 @@ pub enum Progress {
 }
 
 /// Which of our listeners a connection came to.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// One that demands client certificates.
@@ -110,7 +110,8 @@ impl Failure {
         self.sub_reason.remedy()
     }
 
-    fn exact(sub_reason: SubReason) -> Self {
+    /// One that allows no other reading.
+    pub fn exact(sub_reason: SubReason) -> Self {
         Self { sub_reason, certainty: Certainty::Exact, depth: None, code: None }
     }
 

@@ -330,20 +330,17 @@ impl Inspected {
             line(
                 &failure,
                 &Handshake {
-                    at: host::now(),
                     duration: host::integer_property(&["request", "duration"]),
                     client: Some(self.client),
-                    server: None,
                     server_name: Some(self.destination.host.as_str()),
                     tls_version: tls_version.as_deref(),
                     message,
-                    service: None,
-                    certificate: None,
                     intercepted: Some(Intercepted {
                         destination: &self.destination,
                         rule: &self.rule,
                         session_id: &self.session_id,
                     }),
+                    ..Handshake::ended(host::now())
                 }
             )
         );

@@ -18,6 +18,8 @@ use super::identity::IdentityPage;
 use super::inner::Inner;
 use super::{open_tunnels, unresolved};
 use crate::handshake::logger::HandshakeLogger;
+use crate::handshake::refuse::RefuseRoot;
+use crate::handshake::state::StateRoot;
 
 /// How often, and how soon after each other, open tunnels are judged by a new policy: tunnels that are being opened by
 /// the old one meanwhile are caught too.
@@ -28,6 +30,8 @@ const RECHECK: Duration = Duration::from_millis(100);
 pub fn new(context_id: u32) -> Box<dyn RootContext> {
     match host::property(&["plugin_root_id"]).as_deref() {
         Some(b"handshake") => Box::new(HandshakeLogger::new()),
+        Some(b"handshake_state") => Box::new(StateRoot::default()),
+        Some(b"refuse") => Box::new(RefuseRoot::default()),
         Some(b"identity") => Box::new(IdentityRoot),
         root_id => {
             Box::new(PolicyRoot { place: root_id.and_then(Place::of), filter: None, rechecks: 0, context_id })
@@ -93,7 +97,8 @@ impl RootContext for PolicyRoot {
     fn on_configure(&mut self, _size: usize) -> bool {
         if self.place.is_none() {
             error!(
-                "unknown root_id; use connections, explicit, inspected, tunnelled, tls, opaque, identity or handshake"
+                "unknown root_id; use connections, explicit, inspected, tunnelled, tls, opaque, identity, handshake, handshake_state or \
+                 refuse"
             );
             return false;
         }
