@@ -22,7 +22,7 @@ pub enum Validity {
     Fresh,
     /// For less: ask again, in the background.
     Ageing,
-    /// Another instance of cert-service gave it, which the one of now may not know: ask again first.
+    /// Another instance of cert-service gave it, or it is older than the policy: ask again first.
     Doubtful,
     /// There is none.
     None,
@@ -41,11 +41,12 @@ impl GrantKey {
 }
 
 /// What a slot says of `key` at `now` (milliseconds), if `instance` is what cert-service calls itself now, as far as that
-/// is known.
-pub fn lookup(slot: &[u8], key: &GrantKey, now: u64, instance: Option<&str>) -> Validity {
+/// is known, and the policy of now is in force since `since`: one in between may have had the grant taken back.
+pub fn lookup(slot: &[u8], key: &GrantKey, now: u64, since: u64, instance: Option<&str>) -> Validity {
     match entries(slot).find(|entry| entry.key == key.0 && entry.until > now) {
         None => Validity::None,
         Some(entry) if instance.is_some_and(|instance| entry.instance != instance) => Validity::Doubtful,
+        Some(entry) if entry.until.saturating_sub(entry.lifetime) < since => Validity::Doubtful,
         Some(entry) if entry.until.saturating_sub(now) * 2 > entry.lifetime => Validity::Fresh,
         Some(_) => Validity::Ageing,
     }
@@ -109,10 +110,10 @@ mod tests {
             (600_999, Validity::Ageing),
             (601_000, Validity::None),
         ] {
-            assert_eq!(lookup(&slot, &key, now, Some("i")), validity, "{now}");
+            assert_eq!(lookup(&slot, &key, now, 0, Some("i")), validity, "{now}");
         }
-        assert_eq!(lookup(&slot, &GrantKey::new("other", "a.example"), 1_000, Some("i")), Validity::None);
-        assert_eq!(lookup(&remove(&slot, &key), &key, 1_000, Some("i")), Validity::None);
+        assert_eq!(lookup(&slot, &GrantKey::new("other", "a.example"), 1_000, 0, Some("i")), Validity::None);
+        assert_eq!(lookup(&remove(&slot, &key), &key, 1_000, 0, Some("i")), Validity::None);
     }
 
     #[test]
@@ -122,8 +123,16 @@ mod tests {
         for (now, validity) in
             [(None, Validity::Fresh), (Some("first"), Validity::Fresh), (Some("second"), Validity::Doubtful)]
         {
-            assert_eq!(lookup(&slot, &key, 1, now), validity, "{now:?}");
+            assert_eq!(lookup(&slot, &key, 1, 0, now), validity, "{now:?}");
         }
+    }
+
+    #[test]
+    fn what_was_granted_under_an_older_policy_is_doubtful() {
+        let key = GrantKey::new("main", "a.example");
+        let slot = insert(b"", &key, 100, LIFETIME, "i");
+        assert_eq!(lookup(&slot, &key, 200, 100, Some("i")), Validity::Fresh);
+        assert_eq!(lookup(&slot, &key, 200, 101, Some("i")), Validity::Doubtful);
     }
 
     #[test]
@@ -134,15 +143,21 @@ mod tests {
                 insert(&slot, &GrantKey::new("main", &format!("host-{index}.example")), index, LIFETIME, "i");
         }
         assert_eq!(entries(&slot).count(), ROOM);
-        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-99.example"), 100, Some("i")), Validity::Fresh);
-        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-0.example"), 100, Some("i")), Validity::None);
+        assert_eq!(
+            lookup(&slot, &GrantKey::new("main", "host-99.example"), 100, 0, Some("i")),
+            Validity::Fresh
+        );
+        assert_eq!(
+            lookup(&slot, &GrantKey::new("main", "host-0.example"), 100, 0, Some("i")),
+            Validity::None
+        );
     }
 
     #[test]
     fn rubbish_is_no_grant() {
         let key = GrantKey::new("main", "a.example");
         for slot in [&b"\xff\xfe"[..], b"x y i z", b"1", b"9999999999999999999999 1 i main/a.example"] {
-            assert_eq!(lookup(slot, &key, 0, Some("i")), Validity::None);
+            assert_eq!(lookup(slot, &key, 0, 0, Some("i")), Validity::None);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use log::info;
 use sha2::{Digest, Sha256};
 
+use super::host;
 use super::metrics::Metrics;
 use crate::configuration::{ConfigurationError, Limits, PluginConfiguration};
 use crate::decision::Decision;
@@ -29,6 +30,8 @@ pub struct Filter {
     pub routing: Routing,
     /// The cluster of cert-service.
     pub grants_cluster: String,
+    /// When this worker got it, in milliseconds since 1970.
+    pub since: u64,
     /// How much each client may have.
     pub limits: Limits,
     /// Whether certificates of clients count.
@@ -64,6 +67,7 @@ impl Filter {
             engine: Engine::from_value(&configuration.policy)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
+            since: host::now_milliseconds(),
             limits: configuration.limits,
             client_certificates: configuration.client_certificates,
             metrics: Metrics::default(),

@@ -56,7 +56,7 @@ pub fn ask(filter: &Filter, host: &str) -> Asked {
     let now = host::now_milliseconds();
     let validity = INSTANCE.with_borrow(|instance| match instance.as_deref() {
         Some("") => Validity::Fresh,
-        instance => grant_table::lookup(&slot.unwrap_or_default(), &key, now, instance),
+        instance => grant_table::lookup(&slot.unwrap_or_default(), &key, now, filter.since, instance),
     });
     match validity {
         Validity::Fresh => {
