@@ -48,7 +48,7 @@ tlsInspectionPolicies:
 - {name: default, caPool: main}
 outgate:
   destinations: {allowPrivate: [127.0.0.0/8]}
-  logAllowances: 0
+  log: {allowances: 0}
 ";
 
 #[tokio::main]
@@ -97,31 +97,44 @@ async fn main() {
     let mut held = 0;
     let mut rows = Vec::new();
     println!("Processor time per operation, in microseconds (Envoy + cert-service).\n");
-    println!("| names | fresh | known, new upstream connection | known, upstream reused | fresh / known |");
-    println!("|---|---|---|---|---|");
+    println!(
+        "| names | idle, of a core | fresh | known, new upstream connection | known, upstream reused | fresh / known |"
+    );
+    println!("|---|---|---|---|---|---|");
     for level in LEVELS {
         if held < level {
             bench.run((held..level).collect(), closing).await;
             held = level;
         }
         let known = level - 100.min(level)..level;
+        let idle = idle(clock).await;
         let [mut fresh, mut anew, mut reused] = [[f64::MAX; 2]; 3];
         for _ in 0..REPEATS {
-            fresh =
-                cheapest(fresh, measure(&bench, clock, (held..held + OPERATIONS).collect(), closing).await);
+            fresh = cheapest(
+                fresh,
+                measure(&bench, clock, idle, (held..held + OPERATIONS).collect(), closing).await,
+            );
             held += OPERATIONS;
             // A known name's DNS answer and certificate are there.
             let again: Vec<usize> = known.clone().cycle().take(OPERATIONS).collect();
-            anew = cheapest(anew, measure(&bench, clock, again.clone(), closing).await);
+            anew = cheapest(anew, measure(&bench, clock, idle, again.clone(), closing).await);
             bench.run(known.clone().collect(), keeping).await;
-            reused = cheapest(reused, measure(&bench, clock, again, keeping).await);
+            reused = cheapest(reused, measure(&bench, clock, idle, again, keeping).await);
         }
         let text = |[envoy, service]: [f64; 2]| format!("{:.0} ({envoy:.0} + {service:.0})", envoy + service);
         let ratio = fresh.iter().sum::<f64>() / anew.iter().sum::<f64>();
-        println!("| {level} | {} | {} | {} | {ratio:.2} |", text(fresh), text(anew), text(reused));
+        println!(
+            "| {level} | {:.1} % + {:.1} % | {} | {} | {} | {ratio:.2} |",
+            100.0 * idle[0],
+            100.0 * idle[1],
+            text(fresh),
+            text(anew),
+            text(reused)
+        );
         let pair = |[envoy, service]: [f64; 2]| json!({ "envoy": envoy, "certService": service });
         rows.push(json!({
             "names": level,
+            "idleShareOfACore": pair(idle),
             "fresh": pair(fresh),
             "knownNewUpstreamConnection": pair(anew),
             "knownUpstreamReused": pair(reused),
@@ -177,14 +190,32 @@ impl Bench {
     }
 }
 
-/// Microseconds of Envoy and of cert-service for each operation.
-async fn measure(bench: &Arc<Bench>, clock: impl Fn() -> Times, names: Vec<usize>, port: u16) -> [f64; 2] {
+/// Microseconds of Envoy and of cert-service for each operation, without what they use while idle.
+async fn measure(
+    bench: &Arc<Bench>,
+    clock: impl Fn() -> Times,
+    idle: [f64; 2],
+    names: Vec<usize>,
+    port: u16,
+) -> [f64; 2] {
     let (count, before, start) = (names.len() as f64, clock(), Instant::now());
     bench.run(names, port).await;
     let after = clock();
     assert!(start.elapsed() < Duration::from_secs(120), "the machine is too slow to measure on");
-    let each = |after: Duration, before: Duration| (after - before).as_secs_f64() * 1e6 / count;
-    [each(after.envoy, before.envoy), each(after.service, before.service)]
+    let passed = start.elapsed().as_secs_f64();
+    let each = |after: Duration, before: Duration, idle: f64| {
+        ((after - before).as_secs_f64() - idle * passed) * 1e6 / count
+    };
+    [each(after.envoy, before.envoy, idle[0]), each(after.service, before.service, idle[1])]
+}
+
+/// The share of a core that both use without any operation: Envoy asks for the addresses of its names again and again.
+async fn idle(clock: impl Fn() -> Times) -> [f64; 2] {
+    let (before, start) = (clock(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let (after, passed) = (clock(), start.elapsed().as_secs_f64());
+    let share = |after: Duration, before: Duration| (after - before).as_secs_f64() / passed;
+    [share(after.envoy, before.envoy), share(after.service, before.service)]
 }
 
 fn cheapest(one: [f64; 2], other: [f64; 2]) -> [f64; 2] {
