@@ -110,16 +110,14 @@ async fn main() {
         let idle = idle(clock).await;
         let [mut fresh, mut anew, mut reused] = [[f64::MAX; 2]; 3];
         for _ in 0..REPEATS {
-            fresh = cheapest(
-                fresh,
-                measure(&bench, clock, idle, (held..held + OPERATIONS).collect(), closing).await,
-            );
+            fresh =
+                cheapest(fresh, measure(&bench, clock, (held..held + OPERATIONS).collect(), closing).await);
             held += OPERATIONS;
             // A known name's DNS answer and certificate are there.
             let again: Vec<usize> = known.clone().cycle().take(OPERATIONS).collect();
-            anew = cheapest(anew, measure(&bench, clock, idle, again.clone(), closing).await);
+            anew = cheapest(anew, measure(&bench, clock, again.clone(), closing).await);
             bench.run(known.clone().collect(), keeping).await;
-            reused = cheapest(reused, measure(&bench, clock, idle, again, keeping).await);
+            reused = cheapest(reused, measure(&bench, clock, again, keeping).await);
         }
         let text = |[envoy, service]: [f64; 2]| format!("{:.0} ({envoy:.0} + {service:.0})", envoy + service);
         let ratio = fresh.iter().sum::<f64>() / anew.iter().sum::<f64>();
@@ -190,23 +188,14 @@ impl Bench {
     }
 }
 
-/// Microseconds of Envoy and of cert-service for each operation, without what they use while idle.
-async fn measure(
-    bench: &Arc<Bench>,
-    clock: impl Fn() -> Times,
-    idle: [f64; 2],
-    names: Vec<usize>,
-    port: u16,
-) -> [f64; 2] {
+/// Microseconds of Envoy and of cert-service for each operation, with what they use meanwhile for the other names.
+async fn measure(bench: &Arc<Bench>, clock: impl Fn() -> Times, names: Vec<usize>, port: u16) -> [f64; 2] {
     let (count, before, start) = (names.len() as f64, clock(), Instant::now());
     bench.run(names, port).await;
     let after = clock();
     assert!(start.elapsed() < Duration::from_secs(120), "the machine is too slow to measure on");
-    let passed = start.elapsed().as_secs_f64();
-    let each = |after: Duration, before: Duration, idle: f64| {
-        ((after - before).as_secs_f64() - idle * passed) * 1e6 / count
-    };
-    [each(after.envoy, before.envoy, idle[0]), each(after.service, before.service, idle[1])]
+    let each = |after: Duration, before: Duration| (after - before).as_secs_f64() * 1e6 / count;
+    [each(after.envoy, before.envoy), each(after.service, before.service)]
 }
 
 /// The share of a core that both use without any operation: Envoy asks for the addresses of its names again and again.
