@@ -47,7 +47,7 @@ bench-mint: ## Leaves per second, beside openssl speed and rcgen: target/bench/m
 
 .PHONY: bench-leases
 bench-leases: wasm envoy ## What a fresh inspected name costs at 100, 1,000, 10,000 names: target/bench/leases.json
-	$(CARGO) build --locked --release --workspace
+	$(CARGO) build --locked --release --bin outgate --bin cert-service --bin bench-leases
 	target/release/bench-leases
 
 .PHONY: func-e

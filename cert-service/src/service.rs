@@ -225,7 +225,7 @@ impl Service {
     /// Takes back the grants and leases of one host, or all; returns how many leases there were.
     pub fn withdraw(&self, host: Option<&HostName>) -> usize {
         self.grants.withdraw(host);
-        self.proofs.recall(host, OffsetDateTime::now_utc());
+        self.proofs.recall(host.map(std::slice::from_ref), OffsetDateTime::now_utc());
         if host.is_none() {
             self.admission.recall();
         }
@@ -237,13 +237,10 @@ impl Service {
     /// Takes back the grants and leases of the hosts that no rule of this policy inspects any more; returns how many
     /// hosts had leases.
     pub fn follow_policy(&self, policy: &Engine) -> usize {
-        self.grants.retain(|host| policy.may_inspect(host));
-        let now = OffsetDateTime::now_utc();
         let keep = |host: &HostName| policy.may_inspect(host);
+        self.grants.retain(keep);
         let withdrawn = self.leases.retain(keep);
-        for host in &withdrawn {
-            self.proofs.recall(Some(host), now);
-        }
+        self.proofs.recall(Some(&withdrawn), OffsetDateTime::now_utc());
         if !withdrawn.is_empty() {
             self.count_withdrawn(Withdrawal::Policy, None, withdrawn.len());
         }

@@ -92,14 +92,14 @@ impl Proofs {
         good.then_some(issued)
     }
 
-    /// Takes back all that was issued until now, for one host or for all.
-    pub fn recall(&self, host: Option<&HostName>, now: OffsetDateTime) {
+    /// Takes back all that was issued until now, for these hosts or for all.
+    pub fn recall(&self, hosts: Option<&[HostName]>, now: OffsetDateTime) {
         let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
-        match host {
-            Some(host) => {
+        match hosts {
+            Some(hosts) => {
                 // Older leaves have ended.
                 recalled.hosts.retain(|_, at| now - *at < *TTL_RANGE.end());
-                recalled.hosts.insert(host.clone(), now);
+                recalled.hosts.extend(hosts.iter().map(|host| (host.clone(), now)));
             }
             None => *recalled = Recalled { all: Some(now), hosts: HashMap::new() },
         }

@@ -48,7 +48,7 @@ tlsInspectionPolicies:
 - {name: default, caPool: main}
 outgate:
   destinations: {allowPrivate: [127.0.0.0/8]}
-  logAllowances: 0
+  log: {allowances: 0}
 ";
 
 #[tokio::main]
@@ -97,14 +97,17 @@ async fn main() {
     let mut held = 0;
     let mut rows = Vec::new();
     println!("Processor time per operation, in microseconds (Envoy + cert-service).\n");
-    println!("| names | fresh | known, new upstream connection | known, upstream reused | fresh / known |");
-    println!("|---|---|---|---|---|");
+    println!(
+        "| names | idle, of a core | fresh | known, new upstream connection | known, upstream reused | fresh / known |"
+    );
+    println!("|---|---|---|---|---|---|");
     for level in LEVELS {
         if held < level {
             bench.run((held..level).collect(), closing).await;
             held = level;
         }
         let known = level - 100.min(level)..level;
+        let idle = idle(clock).await;
         let [mut fresh, mut anew, mut reused] = [[f64::MAX; 2]; 3];
         for _ in 0..REPEATS {
             fresh =
@@ -118,10 +121,18 @@ async fn main() {
         }
         let text = |[envoy, service]: [f64; 2]| format!("{:.0} ({envoy:.0} + {service:.0})", envoy + service);
         let ratio = fresh.iter().sum::<f64>() / anew.iter().sum::<f64>();
-        println!("| {level} | {} | {} | {} | {ratio:.2} |", text(fresh), text(anew), text(reused));
+        println!(
+            "| {level} | {:.1} % + {:.1} % | {} | {} | {} | {ratio:.2} |",
+            100.0 * idle[0],
+            100.0 * idle[1],
+            text(fresh),
+            text(anew),
+            text(reused)
+        );
         let pair = |[envoy, service]: [f64; 2]| json!({ "envoy": envoy, "certService": service });
         rows.push(json!({
             "names": level,
+            "idleShareOfACore": pair(idle),
             "fresh": pair(fresh),
             "knownNewUpstreamConnection": pair(anew),
             "knownUpstreamReused": pair(reused),
@@ -177,7 +188,7 @@ impl Bench {
     }
 }
 
-/// Microseconds of Envoy and of cert-service for each operation.
+/// Microseconds of Envoy and of cert-service for each operation, with what they use meanwhile for the other names.
 async fn measure(bench: &Arc<Bench>, clock: impl Fn() -> Times, names: Vec<usize>, port: u16) -> [f64; 2] {
     let (count, before, start) = (names.len() as f64, clock(), Instant::now());
     bench.run(names, port).await;
@@ -185,6 +196,15 @@ async fn measure(bench: &Arc<Bench>, clock: impl Fn() -> Times, names: Vec<usize
     assert!(start.elapsed() < Duration::from_secs(120), "the machine is too slow to measure on");
     let each = |after: Duration, before: Duration| (after - before).as_secs_f64() * 1e6 / count;
     [each(after.envoy, before.envoy), each(after.service, before.service)]
+}
+
+/// The share of a core that both use without any operation: Envoy asks for the addresses of its names again and again.
+async fn idle(clock: impl Fn() -> Times) -> [f64; 2] {
+    let (before, start) = (clock(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let (after, passed) = (clock(), start.elapsed().as_secs_f64());
+    let share = |after: Duration, before: Duration| (after - before).as_secs_f64() / passed;
+    [share(after.envoy, before.envoy), share(after.service, before.service)]
 }
 
 fn cheapest(one: [f64; 2], other: [f64; 2]) -> [f64; 2] {
