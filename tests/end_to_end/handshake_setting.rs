@@ -404,15 +404,6 @@ impl Envoy {
         let of = |line: &&str| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']);
         metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
-
-    /// Ends it, and tells all lines that it wrote.
-    pub fn end(mut self) -> Vec<Value> {
-        let process = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
-        let _status = self.process.wait();
-        thread::sleep(Duration::from_millis(100));
-        self.lines()
-    }
 }
 
 impl Drop for Envoy {

@@ -249,6 +249,10 @@ fn without_reason(evidence: &Evidence<'_>) -> Option<Failure> {
             Some(Failure::likely(SubReason::ProxyProtocolError))
         }
         Some(true) => Some(ended(SubReason::ClosedMidHandshake, evidence)),
+        // Envoy 1.40 ends a connection without its PROXY header just as silently.
+        None if evidence.proxy_protocol && !evidence.filter_chain => {
+            Some(Failure::likely(SubReason::ClosedBeforeHello))
+        }
         Some(false) | None => Some(Failure::exact(SubReason::ClosedBeforeHello)),
     }
 }

@@ -319,6 +319,11 @@ fn connections() -> Vec<Explained> {
             Evidence { proxy_protocol: true, bytes_arrived: Some(true), ..of() },
             likely(ProxyProtocolError),
         ),
+        (
+            "closed where a PROXY header was due",
+            Evidence { proxy_protocol: true, ..of() },
+            likely(ClosedBeforeHello),
+        ),
         // Which version is wrong.
         (
             "TLS 1.1 at most",
