@@ -90,6 +90,7 @@ proptest! {
             bytes_arrived: None,
             server_name,
             filter_chain,
+            without_tls: false,
             proxy_protocol,
             ja4: ja4.as_deref(),
             side: if inspecting { Side::Inspecting } else { Side::Mtls },
