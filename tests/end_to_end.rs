@@ -16,6 +16,8 @@ mod companions;
 mod demonstration;
 #[path = "end_to_end/forward.rs"]
 mod forward;
+#[path = "end_to_end/handshake_bench.rs"]
+mod handshake_bench;
 #[path = "end_to_end/handshake_edges.rs"]
 mod handshake_edges;
 #[path = "end_to_end/handshake_flood.rs"]

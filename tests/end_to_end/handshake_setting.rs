@@ -342,6 +342,18 @@ impl Envoy {
         }
     }
 
+    /// Seconds of processor time that it has used.
+    pub fn processor_time(&self) -> f64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let nanoseconds: u64 = threads
+            .filter_map(|thread| {
+                let used = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+                used.split(' ').next()?.parse::<u64>().ok()
+            })
+            .sum();
+        nanoseconds as f64 / 1e9
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.listeners[0]
     }
