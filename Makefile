@@ -20,6 +20,14 @@ run: build envoy ## The proxy with a demonstration: five exchanges, then it stay
 test: build envoy ## Every test, end to end on a real Envoy
 	$(CARGO) test --workspace --locked
 
+.PHONY: test-envoy-matrix
+test-envoy-matrix: build ## The tests of failed handshakes on Envoy 1.36 to 1.39
+	@scripts/test-envoy-matrix
+
+.PHONY: bench-handshake
+bench-handshake: build envoy ## What explaining a failed handshake costs, side by side
+	@$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture handshake_bench
+
 .PHONY: build
 build: wasm ## The command line, cert-service and outgate.wasm
 	$(CARGO) build --workspace --locked

@@ -20,6 +20,10 @@ mod destinations;
 mod edges;
 #[path = "end_to_end/forward.rs"]
 mod forward;
+#[path = "end_to_end/handshake_bench.rs"]
+mod handshake_bench;
+#[path = "end_to_end/handshake_edges.rs"]
+mod handshake_edges;
 #[path = "end_to_end/handshake_flood.rs"]
 mod handshake_flood;
 #[path = "end_to_end/handshake_scenarios.rs"]

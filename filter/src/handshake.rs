@@ -10,6 +10,8 @@ pub mod configuration;
 mod distinguished_name;
 pub mod expiry;
 pub mod fields;
+#[cfg(test)]
+mod fuzz;
 pub mod identity;
 #[cfg(target_family = "wasm")]
 pub mod judge;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::handshake_setting::{Envoy, Pki, Starting};
+use crate::handshake_setting::{Envoy, Leaf, Pki, Starting, minor_version, openssl};
 
 /// Plain HTTP on the TLS port, `count` times, as fast as it goes.
 async fn flood(address: SocketAddr, count: usize) {
@@ -95,10 +95,14 @@ async fn every_series_is_there_from_the_start_and_no_label_comes_from_a_peer() {
     let count =
         metrics.lines().filter(|line| line.starts_with("outgate_tls_handshake_failures_total{")).count();
 
+    if minor_version() < 38 {
+        // There is no certificate to read, hence no end of it.
+        return;
+    }
     // A certificate that is sound for thirty days, and one that is not.
-    for leaf in [crate::handshake_setting::Leaf::default(), crate::handshake_setting::Leaf::expired()] {
+    for leaf in [Leaf::default(), Leaf::expired()] {
         let client = pki.client(&pki.root, &leaf, &[]);
-        crate::handshake_setting::openssl(envoy.address(), Some(&client), &[]);
+        openssl(envoy.address(), Some(&client), &[]);
     }
     envoy.failure(0);
     // Envoy merges what workers observed every few seconds.

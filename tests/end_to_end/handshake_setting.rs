@@ -342,6 +342,18 @@ impl Envoy {
         }
     }
 
+    /// Seconds of processor time that it has used.
+    pub fn processor_time(&self) -> f64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let nanoseconds: u64 = threads
+            .filter_map(|thread| {
+                let used = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+                used.split(' ').next()?.parse::<u64>().ok()
+            })
+            .sum();
+        nanoseconds as f64 / 1e9
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.listeners[0]
     }
@@ -403,15 +415,6 @@ impl Envoy {
         let metrics = self.metrics().await;
         let of = |line: &&str| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']);
         metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
-    }
-
-    /// Ends it, and tells all lines that it wrote.
-    pub fn end(mut self) -> Vec<Value> {
-        let process = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
-        let _status = self.process.wait();
-        thread::sleep(Duration::from_millis(100));
-        self.lines()
     }
 }
 

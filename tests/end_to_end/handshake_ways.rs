@@ -5,6 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::handshake_setting::{Envoy, Leaf, Pki, Starting, minor_version, openssl};
@@ -84,6 +88,34 @@ fn serve(mut stream: TcpStream, status: &str, taken: &Mutex<Vec<Vec<u8>>>) {
             }
         }
     }
+}
+
+/// Takes gRPC streams, and keeps the bytes of their messages.
+async fn grpc_collector() -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let taken = Arc::clone(&bytes);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let taken = Arc::clone(&taken);
+            let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                let taken = Arc::clone(&taken);
+                async move {
+                    let mut body = request.into_body();
+                    while let Some(Ok(frame)) = body.frame().await {
+                        taken.lock().unwrap().extend(frame.into_data().unwrap_or_default());
+                    }
+                    Ok::<_, std::convert::Infallible>(hyper::Response::new(Full::new(Bytes::new())))
+                }
+            });
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    });
+    (address, bytes)
 }
 
 /// The attributes of a log record by their names.
@@ -177,8 +209,9 @@ async fn envoys_own_access_logs_print_the_same() {
         return;
     }
     let collector = Collector::start("200 OK");
+    let (grpc, streamed) = grpc_collector().await;
     let pki = Pki::new();
-    // The file as it is rendered, and OpenTelemetry as docs/mtls-listener.md has it.
+    // The file as it is rendered, and OpenTelemetry and gRPC as docs/mtls-listener.md has them.
     let edit = |text: String| {
         let open_telemetry = format!(
             "    access_log:
@@ -189,12 +222,30 @@ async fn envoys_own_access_logs_print_the_same() {
         http_service: {{http_uri: {{uri: 'http://{0}/v1/logs', cluster: collector, timeout: 5s}}}}
         body: {{string_value: '%FILTER_STATE(wasm.outgate_tls:PLAIN)%'}}
         attributes: {{values: [{{key: category, value: {{string_value: '%FILTER_STATE(wasm.outgate_tls_category:PLAIN)%'}}}}]}}
+    - name: envoy.access_loggers.tcp_grpc
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig
+        common_config:
+          log_name: handshakes
+          transport_api_version: V3
+          filter_state_objects_to_log: [wasm.outgate_tls]
+          grpc_service: {{envoy_grpc: {{cluster_name: grpc}}}}
 ",
             collector.address
         );
         let cluster = format!(
-            "clusters:\n  - {{name: collector, load_assignment: {{cluster_name: collector, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}\n",
-            collector.address.port()
+            "clusters:\n  - {{name: collector, load_assignment: {{cluster_name: collector, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}\n{}",
+            collector.address.port(),
+            format_args!(
+                "  - name: grpc
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http2_protocol_options: {{}}}}
+    load_assignment: {{cluster_name: grpc, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}
+",
+                grpc.port()
+            ),
         );
         text.replacen("    access_log:\n", &open_telemetry, 1).replacen("clusters:\n  []\n", &cluster, 1)
     };
@@ -236,10 +287,21 @@ async fn envoys_own_access_logs_print_the_same() {
         return;
     }
     let deadline = Instant::now() + Duration::from_secs(10);
-    let sent = || collector.bodies.lock().unwrap().concat();
-    let has = |text: &str| sent().windows(text.len()).any(|bytes| bytes == text.as_bytes());
-    while !(has("\"action\":\"tls.handshake.failure\"") && has("certificate_expired")) {
-        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&sent()));
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    loop {
+        let both = [collector.bodies.lock().unwrap().concat(), streamed.lock().unwrap().clone()];
+        let told = |bytes: &Vec<u8>| {
+            has(bytes, "\"action\":\"tls.handshake.failure\"")
+                && has(bytes, "\"type\":\"certificate_expired\"")
+        };
+        if both.iter().all(told) {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{:?}",
+            both.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

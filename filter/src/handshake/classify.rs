@@ -37,6 +37,8 @@ pub struct Evidence<'a> {
     pub server_name: bool,
     /// Whether a filter chain took the connection (`xds.filter_chain_name`).
     pub filter_chain: bool,
+    /// Whether the chain that took it speaks no TLS: then there is no `connection.tls_version`, not even a wrong one.
+    pub without_tls: bool,
     /// Whether the listener demands the PROXY protocol.
     pub proxy_protocol: bool,
     /// The client's JA4, which begins with the highest version that it offers: `t13…`.
@@ -126,7 +128,7 @@ impl Failure {
 
 /// The failure that the evidence shows, or none if the handshake was completed.
 pub fn classify(evidence: &Evidence<'_>) -> Option<Failure> {
-    if evidence.progress == Progress::Finished {
+    if evidence.progress == Progress::Finished || evidence.without_tls {
         return None;
     }
     match Reason::parse(evidence.reason) {
@@ -249,6 +251,10 @@ fn without_reason(evidence: &Evidence<'_>) -> Option<Failure> {
             Some(Failure::likely(SubReason::ProxyProtocolError))
         }
         Some(true) => Some(ended(SubReason::ClosedMidHandshake, evidence)),
+        // Envoy 1.40 ends a connection without its PROXY header just as silently.
+        None if evidence.proxy_protocol && !evidence.filter_chain => {
+            Some(Failure::likely(SubReason::ClosedBeforeHello))
+        }
         Some(false) | None => Some(Failure::exact(SubReason::ClosedBeforeHello)),
     }
 }

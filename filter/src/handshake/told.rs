@@ -93,6 +93,7 @@ impl Told {
             bytes_arrived: None,
             server_name: self.server_name.is_some(),
             filter_chain: self.filter_chain,
+            without_tls: self.filter_chain && self.tls_version.is_none(),
             proxy_protocol: configuration.proxy_protocol,
             ja4: self.ja4.as_deref(),
             side: configuration.side,
