@@ -286,7 +286,7 @@ mod tests {
             "tls": {"client": {"subject": "CN=jane", "x509": {"alternative_names": ["jane", "j"]}}},
             "mtls": {"alternative_names": {"dns": ["jane"]}, "top": {"sources": [{"key": "192.0.2.7/32", "failures": 3}]}},
         });
-        let Value::Object(record) = record else { unreachable!() };
+        let Value::Object(record) = record else { panic!("a record is an object") };
         Value::Object(fields(settings).apply(record))
     }
 

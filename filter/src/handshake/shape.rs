@@ -261,7 +261,7 @@ mod tests {
                 "x509": {"serial_number": "01", "alternative_names": ["a", "b"]}, "hash": {"sha256": "AB"}}},
             "mtls": {"alternative_names": {"dns": ["a", "b"]}, "ja4": "t13", "depth": 0},
         }) else {
-            unreachable!()
+            panic!("a record is an object")
         };
         record
     }
