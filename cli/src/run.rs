@@ -8,6 +8,7 @@ mod log;
 mod pem_file;
 pub mod policy_file;
 mod ports;
+mod rejections;
 mod roots;
 mod state;
 
@@ -343,6 +344,7 @@ impl Run {
             }
             self.cert_service.keep_running();
             self.tell_readiness();
+            self.suggest();
             match self.policy_file.poll() {
                 Change::None => {}
                 Change::Refused(error) => {
@@ -361,6 +363,16 @@ impl Run {
         }
         self.envoy.stop(Duration::from_secs(5));
         Ok(())
+    }
+
+    /// Clients that reject our certificates may have reasons.
+    fn suggest(&self) {
+        for rejected in self.log.rejected() {
+            // It compiled before.
+            if let Ok(engine) = Engine::from_value(&self.rendering.policy) {
+                eprintln!("outgate: {}", rejected.suggestion(&engine));
+            }
+        }
     }
 
     /// Without cert-service fresh names are neither resolved nor inspected: clients should go elsewhere if they can.

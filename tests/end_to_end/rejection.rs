@@ -51,3 +51,26 @@ async fn a_client_that_does_not_trust_us_has_a_line_with_host_and_rule() {
         .collect();
     assert_eq!(failures, Vec::<Value>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_three_for_one_host_the_rule_that_would_help_is_printed_and_not_applied() {
+    let mut setting = Setting::with(INSPECT_ALL).await;
+    for _ in 0..4 {
+        let stream = client::connect(setting.proxy(), "pinned.site.test:443").await.unwrap();
+        let pinning = Tls::new("pinned.site.test", vec![setting.origins.der()]);
+        assert!(pinning.handshake(stream).await.is_err());
+    }
+    setting.outgate.wait_for("it is not applied", std::time::Duration::from_secs(5));
+    let said = setting.outgate.said();
+    assert_eq!(said.matches("it is not applied").count(), 1, "{said}");
+    let rule = said.lines().find(|line| line.contains("name: unread-pinned-site-test")).unwrap();
+    let stream = client::connect(setting.proxy(), "pinned.site.test:443").await.unwrap();
+    assert!(Tls::new("pinned.site.test", vec![setting.origins.der()]).handshake(stream).await.is_err());
+
+    // Whoever takes the suggestion is rid of the trouble.
+    setting
+        .outgate
+        .swap_policy(&INSPECT_ALL.replace("rules:\n", &format!("rules:\n{}\n", rule.trim_start())));
+    let stream = client::connect(setting.proxy(), "pinned.site.test:443").await.unwrap();
+    Tls::new("pinned.site.test", vec![setting.origins.der()]).handshake(stream).await.unwrap();
+}

@@ -103,6 +103,9 @@ fn call(filter: &Filter, key: &GrantKey, pool: &str, host: &str) -> Option<Call>
         (":path", "/v1/grants"),
         (":authority", "cert-service"),
         ("content-type", "application/json"),
+        // Of two replicas one may just have ended: nothing was asked of it yet.
+        ("x-envoy-retry-on", "connect-failure,refused-stream,reset-before-request"),
+        ("x-envoy-max-retries", "2"),
     ];
     let body = json!({"pool": pool, "host": host}).to_string();
     match hostcalls::dispatch_http_call(&filter.grants_cluster, headers, Some(body.as_bytes()), vec![], LIMIT)
