@@ -413,7 +413,7 @@ impl Envoy {
     /// The sum of all series of a metric.
     pub async fn total(&self, name: &str) -> u64 {
         let metrics = self.metrics().await;
-        let of = |line: &&str| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']);
+        let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
         metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 }

@@ -286,8 +286,7 @@ mod tests {
             "tls": {"client": {"subject": "CN=jane", "x509": {"alternative_names": ["jane", "j"]}}},
             "mtls": {"alternative_names": {"dns": ["jane"]}, "top": {"sources": [{"key": "192.0.2.7/32", "failures": 3}]}},
         });
-        let Value::Object(record) = record else { unreachable!() };
-        Value::Object(fields(settings).apply(record))
+        Value::Object(fields(settings).apply(record.as_object().unwrap().clone()))
     }
 
     #[test]
