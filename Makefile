@@ -10,7 +10,7 @@ ARGUMENTS ?=
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build envoy ## The proxy with a demonstration: five exchanges, then it stays up (Ctrl-C ends it)
@@ -23,6 +23,10 @@ test: build envoy ## Every test, end to end on a real Envoy
 .PHONY: test-envoy-matrix
 test-envoy-matrix: build ## The tests of failed handshakes on Envoy 1.36 to 1.39
 	@scripts/test-envoy-matrix
+
+.PHONY: fuzz
+fuzz: ## Hostile input for what reads peers' words, for a long while (PROPTEST_CASES=N)
+	PROPTEST_CASES=$${PROPTEST_CASES:-50000} $(CARGO) test --locked --package outgate-filter fuzz
 
 .PHONY: bench-handshake
 bench-handshake: build envoy ## What explaining a failed handshake costs, side by side

@@ -47,10 +47,7 @@ async fn a_flood_is_counted_exactly_and_its_lines_are_bounded() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(envoy.total("outgate_tls_handshakes_total").await, FAILURES as u64);
-    let suppressed = envoy
-        .metric("outgate_tls_handshake_lines_suppressed_total{listener=\"mtls\",kind=\"sampled\"}")
-        .await
-        .unwrap();
+    let suppressed = envoy.total("outgate_tls_handshake_lines_suppressed_total").await;
     let lines = envoy.failures().len();
     assert_eq!(lines as u64 + suppressed, FAILURES as u64, "nothing is lost");
     // 30 a second, the first of its kind, and the seconds at both ends.
@@ -120,4 +117,19 @@ async fn every_series_is_there_from_the_start_and_no_label_comes_from_a_peer() {
     let after =
         metrics.lines().filter(|line| line.starts_with("outgate_tls_handshake_failures_total{")).count();
     assert_eq!(count, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_ends_tells_its_window_before_its_time() {
+    let pki = Pki::new();
+    let settings = "log: {window_seconds: 3600, sampling: {lines_per_second: 0}}\n";
+    let envoy = Envoy::start_all(&pki, &[settings], Starting { concurrency: 2, ..Starting::default() });
+    flood(envoy.address(), 50).await;
+    envoy.failure(0);
+    let lines = envoy.end();
+    let summaries: Vec<&Value> =
+        lines.iter().filter(|line| line["event"]["action"] == "tls.handshake.summary").collect();
+    let failures: u64 = summaries.iter().filter_map(|summary| summary["mtls"]["failures"].as_u64()).sum();
+    let suppressed: u64 = summaries.iter().filter_map(|summary| summary["mtls"]["suppressed"].as_u64()).sum();
+    assert_eq!((failures, suppressed), (50, 49), "{summaries:#?}");
 }

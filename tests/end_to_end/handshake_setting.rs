@@ -418,6 +418,17 @@ impl Envoy {
     }
 }
 
+impl Envoy {
+    /// Ends it as an operator does, and tells all lines that it wrote.
+    pub fn end(mut self) -> Vec<Value> {
+        let process = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        let _status = self.process.wait();
+        thread::sleep(Duration::from_millis(200));
+        self.lines()
+    }
+}
+
 impl Drop for Envoy {
     fn drop(&mut self) {
         let _already_gone = self.process.kill();

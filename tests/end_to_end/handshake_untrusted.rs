@@ -105,8 +105,12 @@ async fn a_refusal_may_be_a_page_and_may_keep_silent() {
     let problem: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(problem["category"], "client_certificate_missing");
     assert_eq!((problem.get("reason"), problem.get("detail")), (None, None));
+    envoy.failure(1);
+    if minor_version() < 37 {
+        // Nothing marks a handshake without a request as finished there.
+        return;
+    }
     // A client that sends no request is logged all the same.
-    let before = envoy.failures().len();
     let mut python = std::process::Command::new("python3");
     python.args(["-c", "
 import socket, ssl, sys
@@ -115,5 +119,5 @@ context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 context.wrap_socket(socket.create_connection(('127.0.0.1', int(sys.argv[1]))), server_hostname='localhost').close()
 "]);
     assert!(python.arg(envoy.address().port().to_string()).status().unwrap().success());
-    assert_eq!(envoy.failure(before)["event"]["reason"], "no_client_certificate");
+    assert_eq!(envoy.failure(2)["event"]["reason"], "no_client_certificate");
 }

@@ -78,8 +78,8 @@ const SAME: &[(&str, &[&str])] = &[
     ("tls.client.x509.alternative_names", &["mtls.alternative_names"]),
 ];
 
-/// Where Envoy's words begin to quote the names in a certificate.
-const QUOTED_NAMES: &str = "certificate SANs are [";
+/// Where Envoy's words begin to quote the names in a certificate: of matchers, and of lists of names.
+const QUOTED_NAMES: [&str; 2] = ["certificate SANs are [", "certificate SANs: ["];
 
 /// The plugin JSON's key `fields`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -158,9 +158,9 @@ impl Fields {
         if self.hides("tls.client.x509.alternative_names")
             && let Some(Value::String(message)) =
                 kept.get_mut("error").and_then(|error| error.get_mut("message"))
-            && let Some(start) = message.replace('_', " ").find(QUOTED_NAMES)
+            && let Some(end) = quotes_from(message)
         {
-            message.truncate(start + QUOTED_NAMES.len());
+            message.truncate(end);
             message.push_str("…]");
         }
         kept
@@ -244,6 +244,12 @@ impl Fields {
     }
 }
 
+/// Where the quoted names in a message begin.
+fn quotes_from(message: &str) -> Option<usize> {
+    let message = message.replace('_', " ");
+    QUOTED_NAMES.iter().filter_map(|words| Some(message.find(words)? + words.len())).min()
+}
+
 /// The fields that a path repeats.
 fn originals(path: &str) -> impl Iterator<Item = &'static str> {
     SAME.iter().filter(move |(_, same)| same.contains(&path)).map(|(field, _)| *field)
@@ -286,8 +292,7 @@ mod tests {
             "tls": {"client": {"subject": "CN=jane", "x509": {"alternative_names": ["jane", "j"]}}},
             "mtls": {"alternative_names": {"dns": ["jane"]}, "top": {"sources": [{"key": "192.0.2.7/32", "failures": 3}]}},
         });
-        let Value::Object(record) = record else { panic!("a record is an object") };
-        Value::Object(fields(settings).apply(record))
+        Value::Object(fields(settings).apply(record.as_object().unwrap().clone()))
     }
 
     #[test]
@@ -297,6 +302,22 @@ mod tests {
         assert_eq!((line.get("tls"), line["mtls"].get("top")), (None, None));
         assert_eq!(line["mtls"].get("alternative_names"), None);
         assert_eq!(line["error"]["message"], "SAN matcher, certificate SANs are […]");
+    }
+
+    #[test]
+    fn names_that_envoy_quotes_are_hidden_with_the_field() {
+        let fields = fields(json!({"drop": ["tls.client.x509"]}));
+        for (message, expected) in [
+            (
+                "verify SAN list, expected SANs: [a], certificate SANs: [b, c]",
+                "verify SAN list, expected SANs: [a], certificate SANs: […]",
+            ),
+            ("SAN_matcher,_certificate_SANs_are_[jane]", "SAN_matcher,_certificate_SANs_are_[…]"),
+            ("certificate has expired", "certificate has expired"),
+        ] {
+            let record = json!({"error": {"message": message}});
+            assert_eq!(fields.apply(record.as_object().unwrap().clone())["error"]["message"], expected);
+        }
     }
 
     #[test]

@@ -230,10 +230,7 @@ impl Configured {
                 let record = record(failure, &connection);
                 self.write(record);
             }
-            Admission::FirstSuppressed => {
-                count(self.metrics.suppressed, 1);
-                count(self.metrics.first_suppressed, 1);
-            }
+            Admission::FirstSuppressed => count(self.metrics.first_suppressed, 1),
             Admission::Suppressed => count(self.metrics.suppressed, 1),
         }
     }

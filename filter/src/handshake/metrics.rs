@@ -17,7 +17,8 @@ pub fn handshakes(listener: &str, outcome: &str) -> String {
     format!("outgate_tls_handshakes_total.listener={listener}.outcome={outcome}")
 }
 
-/// `outgate_tls_handshake_lines_suppressed_total{listener,kind}`: `sampled`, or `first_seen` though first of their kind.
+/// `outgate_tls_handshake_lines_suppressed_total{listener,kind}`: `first_seen` of those that were the first of their kind,
+/// `sampled` of all others.
 pub fn suppressed(listener: &str, kind: &str) -> String {
     format!("outgate_tls_handshake_lines_suppressed_total.listener={listener}.kind={kind}")
 }

@@ -19,6 +19,8 @@ pub fn summary(
 ) -> Map<String, Value> {
     let start = OffsetDateTime::UNIX_EPOCH + milliseconds(window.start);
     let end = start + Duration::seconds(i64::try_from(configuration.window_seconds).unwrap_or(0));
+    // A listener that ends tells its window before its time.
+    let end = end.min(at);
     let top = |sketch: &Sketch| {
         let entries = sketch.top(configuration.top);
         json!(
