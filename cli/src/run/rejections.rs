@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use outgate_policy::{Engine, RuleKind};
+use outgate_policy::Engine;
 use serde_json::Value;
 
 /// How many make a suggestion.
@@ -83,6 +83,7 @@ fn free_below(engine: &Engine, priority: i32) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outgate_policy::RuleKind;
 
     fn line(host: &str) -> String {
         format!(
