@@ -146,6 +146,9 @@ impl Rendering {
         ] {
             values.insert(key, chain_action(chain).to_string());
         }
+        let inspected = json!({"listener": "inspected", "side": "inspecting"}).to_string();
+        let inspected = self.plugin("handshake", &json!({"@type": STRING_VALUE, "value": inspected}));
+        values.insert("inspected_handshakes", inspected.to_string());
         self.insert_proxy_protocol(&mut values);
         values.insert("handshake_mark", self.tls.as_ref().map(|_| handshake_mark()).unwrap_or_default());
         self.insert_filters(&mut values)?;

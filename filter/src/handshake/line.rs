@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
@@ -60,7 +61,7 @@ pub struct Connection<'a> {
     /// What could not be checked of a certificate that was judged here.
     pub unchecked: &'a [&'a str],
     /// The session inside which we posed as a host.
-    pub intercepted: Option<Intercepted<'a>>,
+    pub inspected: Option<&'a Inspected>,
 }
 
 impl Connection<'_> {
@@ -83,20 +84,51 @@ impl Connection<'_> {
             certificate: None,
             refused: false,
             unchecked: &[],
-            intercepted: None,
+            inspected: None,
         }
     }
 }
 
 /// The session of a handshake on the inspecting side.
-#[derive(Clone, Copy, Debug)]
-pub struct Intercepted<'a> {
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Inspected {
+    /// The client, as the explicit listener saw it.
+    pub client: SocketAddr,
     /// Where the session leads.
-    pub destination: &'a Destination,
+    #[serde(with = "destination")]
+    pub destination: Destination,
     /// The rule that has it inspected.
-    pub rule: &'a str,
+    pub rule: String,
     /// Joins the lines of one tunnel.
-    pub session_id: &'a str,
+    pub session_id: String,
+}
+
+impl Inspected {
+    /// The form in which it waits for its handshake.
+    pub fn pack(&self) -> String {
+        // A struct of strings always serialises.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads that form.
+    pub fn unpack(packed: &[u8]) -> Option<Self> {
+        serde_json::from_slice(packed).ok()
+    }
+}
+
+/// `host:port`
+mod destination {
+    use outgate_policy::Destination;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(destination: &Destination, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(destination)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Destination, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Destination::parse(&text).map_err(serde::de::Error::custom)
+    }
 }
 
 /// The line in ECS with all its fields, without its newline.
@@ -124,7 +156,7 @@ pub fn written(record: &Map<String, Value>, shape: Shape, fields: &Fields) -> St
 
 /// All that is told of a failed handshake.
 pub fn record(failure: &Failure, connection: &Connection<'_>) -> Map<String, Value> {
-    let session = connection.intercepted;
+    let session = connection.inspected;
     object([
         ("@timestamp", timestamp(connection.at).map(Value::from)),
         ("event", Some(event(failure, connection))),

@@ -163,7 +163,7 @@ impl Configured {
     }
 
     fn log(&mut self) {
-        let told = Told::ask();
+        let Some(told) = Told::ask(self.configuration.side) else { return };
         self.observe_certificate();
         match told.failure(&self.configuration) {
             Some(failure) => {

@@ -57,7 +57,7 @@ impl Context for State {}
 
 impl StreamContext for State {
     fn on_downstream_close(&mut self, _peer: PeerType) {
-        let told = Told::ask();
+        let Some(told) = Told::ask(self.configuration.side) else { return };
         let Some(failure) = told.failure(&self.configuration) else { return };
         let record = record(&failure, &told.connection(&self.configuration));
         let line = written(&record, self.configuration.shape, &self.configuration.fields);

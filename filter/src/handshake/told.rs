@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::classify::{Evidence, Failure, Progress, classify};
+use super::classify::{Evidence, Failure, Progress, Side, classify};
 use super::configuration::HandshakeConfiguration;
-use super::line::Connection;
+use super::line::{Connection, Inspected};
 use super::presented::{Attributes, Presented};
 use crate::proxy::host::{address, integer_property as number, now, property, text_property as text};
 
@@ -16,6 +16,9 @@ const JA4: &[&str] = &["filter_state", "outgate.ja4"];
 const JA3: &[&str] = &["filter_state", "outgate.ja3"];
 /// Filter state with the TCP peer, which may be a load balancer.
 const PEER: &[&str] = &["filter_state", "outgate.peer"];
+
+/// What the guard of the inspecting side leaves for a connection that is to be decrypted.
+pub const INSPECTED: &str = "outgate.inspected";
 
 /// What Envoy told of a connection; the rest is asked only if it failed.
 pub struct Told {
@@ -31,11 +34,25 @@ pub struct Told {
     ja3: Option<String>,
     ja4: Option<String>,
     tls_version: Option<String>,
+    inspected: Option<Inspected>,
 }
 
 impl Told {
-    /// Asks Envoy.
-    pub fn ask() -> Self {
+    /// Asks Envoy; none if the connection is none that this side explains.
+    pub fn ask(side: Side) -> Option<Self> {
+        match side {
+            Side::Mtls => Some(Self::ask_mtls()),
+            Side::Inspecting => {
+                let inspected = Inspected::unpack(&property(&[INSPECTED])?)?;
+                let finished = property(PROGRESS).as_deref() == Some(b"finished");
+                let told =
+                    if finished { Self::of(Progress::Finished) } else { Self::ask_all(Progress::Begun) };
+                Some(Self { inspected: Some(inspected), ..told })
+            }
+        }
+    }
+
+    fn ask_mtls() -> Self {
         let progress = progress();
         if progress == Progress::Finished {
             // The common case costs one or two questions.
@@ -61,6 +78,7 @@ impl Told {
             ja3: text(JA3),
             ja4: text(JA4),
             tls_version: text(&["connection", "tls_version"]),
+            inspected: None,
             progress,
         }
     }
@@ -78,6 +96,7 @@ impl Told {
             ja3: None,
             ja4: None,
             tls_version: None,
+            inspected: None,
         }
     }
 
@@ -102,7 +121,7 @@ impl Told {
 
     /// Who connected.
     pub fn client(&self) -> Option<SocketAddr> {
-        address("source")
+        self.inspected.as_ref().map(|inspected| inspected.client).or_else(|| address("source"))
     }
 
     /// SHA-256 of the client's certificate.
@@ -120,7 +139,8 @@ impl Told {
             id: number(&["connection", "id"]),
             client: self.client(),
             peer: text(PEER).and_then(|peer| peer.parse().ok()),
-            server: address("destination"),
+            server: address("destination").filter(|_| self.inspected.is_none()),
+            inspected: self.inspected.as_ref(),
             listener: Some(configuration.listener.as_str()),
             server_name: self.server_name.as_deref(),
             tls_version: self.tls_version.as_deref(),

@@ -1,10 +1,9 @@
 //! The first filter of every connection inside a tunnel: decides before the handshake whether the
 //! session's verdict and the ClientHello agree.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
-use log::{error, info};
+use log::error;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, PeerType};
@@ -16,12 +15,12 @@ use super::host;
 use super::open_tunnels::{End, Registration, Tunnel};
 use super::unresolved;
 use crate::decision::{Decision, RequestFacts, Subject};
-use crate::handshake::classify::{Evidence, Progress, Side, classify};
-use crate::handshake::line::{Connection as Handshake, Intercepted, line};
+use crate::handshake::line::Inspected;
+use crate::handshake::told::INSPECTED;
 use crate::routing::Leg;
 use crate::session_state::{SessionState, TlsState};
 use outgate_policy::agree::{self, ServerName};
-use outgate_policy::{Connection, Destination, Reason, Session};
+use outgate_policy::{Connection, Destination, HostName, Reason, Session};
 
 /// BoringSSL's CONNECTION_REJECTED, as Envoy writes it: no certificate came for this connection.
 const CERTIFICATE_REFUSED: &str = "|268435589:";
@@ -43,21 +42,13 @@ pub struct Guard {
     filter: Rc<Filter>,
     found: Found,
     gate: Gate,
-    /// The session whose client gets a certificate of ours.
-    inspected: Option<Inspected>,
+    /// The host whose client gets a certificate of ours.
+    inspected: Option<HostName>,
     context_id: u32,
     /// Of the root context, which outlives the connection.
     root: u32,
     /// While TLS goes on unread.
     open: Option<Registration>,
-}
-
-/// A session that is inspected.
-struct Inspected {
-    client: SocketAddr,
-    destination: Destination,
-    rule: String,
-    session_id: String,
 }
 
 /// Whether bytes pass. Pausing a new connection is no gate: data would go on to the next filter.
@@ -264,10 +255,15 @@ impl StreamContext for Guard {
         match outcome.verdict {
             "deny" | "fail" => self.close(),
             "inspect" => {
-                let rule = outcome.rule.unwrap_or_default();
-                self.inspected =
-                    Some(Inspected { client: state.client, destination, rule, session_id: state.id });
-                Action::Continue
+                let inspected = Inspected {
+                    client: state.client,
+                    destination: destination.clone(),
+                    rule: outcome.rule.unwrap_or_default(),
+                    session_id: state.id,
+                };
+                self.inspected = Some(destination.host);
+                // What the logger says if the handshake fails.
+                if host::set_property(INSPECTED, &inspected.pack()) { Action::Continue } else { self.close() }
             }
             _ => {
                 let tunnel = Tunnel {
@@ -295,55 +291,15 @@ impl StreamContext for Guard {
         if let Some(open) = &self.open {
             self.explain_tunnel(open.tunnel());
         }
-        let Some(inspected) = &self.inspected else { return };
+        let Some(host) = &self.inspected else { return };
         if host::property(&["filter_state", "outgate.handshake"]).as_deref() == Some(b"finished") {
             return;
         }
         let reason = host::text_property(&["connection", "transport_failure_reason"]).unwrap_or_default();
         if reason.contains(CERTIFICATE_REFUSED) {
             // cert-service knows nothing of our grant, after a restart perhaps: the next session asks again.
-            grants::forget(&self.filter, inspected.destination.host.as_str());
+            grants::forget(&self.filter, host.as_str());
         }
-        inspected.explain(&reason);
-    }
-}
-
-impl Inspected {
-    /// One line for a handshake that failed: of a client that does not trust us, most likely.
-    fn explain(&self, reason: &str) {
-        let termination_details =
-            host::text_property(&["connection", "termination_details"]).unwrap_or_default();
-        let failure = classify(&Evidence {
-            reason,
-            termination_details: &termination_details,
-            progress: Progress::Begun,
-            server_name: true,
-            filter_chain: true,
-            side: Side::Inspecting,
-            ..Evidence::default()
-        });
-        let Some(failure) = failure else { return };
-        let message = [reason, &termination_details].into_iter().find(|message| !message.is_empty());
-        let tls_version = host::text_property(&["connection", "tls_version"]);
-        info!(
-            "{}",
-            line(
-                &failure,
-                &Handshake {
-                    duration: host::integer_property(&["request", "duration"]),
-                    client: Some(self.client),
-                    server_name: Some(self.destination.host.as_str()),
-                    tls_version: tls_version.as_deref(),
-                    message,
-                    intercepted: Some(Intercepted {
-                        destination: &self.destination,
-                        rule: &self.rule,
-                        session_id: &self.session_id,
-                    }),
-                    ..Handshake::ended(host::now())
-                }
-            )
-        );
     }
 }
 
