@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::audit::{Event, excerpt};
 use crate::grants::{self, PoolName};
 use crate::metrics::GrantResult;
+use crate::reload::Cause;
 use crate::service::{GrantError, Service};
 use outgate_policy::{Engine, HostName};
 
@@ -72,6 +73,7 @@ pub fn private_routes(service: Arc<Service>) -> Router {
         .route("/v1/withdrawals", post(withdraw))
         .route("/v1/names/{name}", get(name))
         .route("/v1/stop", post(stop))
+        .route("/v1/reload", post(reload))
         .route("/v1/instance", get(instance))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .route("/v1/policy", post(follow_policy).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
@@ -166,6 +168,18 @@ async fn stop(State(service): State<Arc<Service>>, body: Bytes) -> Result<Respon
         .into_response())
 }
 
+/// Reads the CA pools again; those before go on if the new ones are not right.
+async fn reload(State(service): State<Arc<Service>>) -> Result<Response, Problem> {
+    let refused =
+        |detail| Problem { status: StatusCode::UNPROCESSABLE_ENTITY, reason: "not_reloaded", detail };
+    let done = tokio::task::spawn_blocking(move || service.reload(Cause::Order))
+        .await
+        .map_err(|error| refused(error.to_string()))?
+        .map_err(|error| refused(error.to_string()))?;
+    let withdrawn = done.withdrawn + done.replaced.withdrawn;
+    Ok(axum::Json(json!({ "replaced": done.replaced.replaced, "withdrawn": withdrawn })).into_response())
+}
+
 /// The policy that is in force now: what it does not inspect any more is taken back.
 async fn follow_policy(State(service): State<Arc<Service>>, body: Bytes) -> Result<Response, Problem> {
     let value: serde_json::Value =
@@ -192,11 +206,12 @@ async fn metrics(State(service): State<Arc<Service>>) -> Response {
 }
 
 async fn ca_pem(State(service): State<Arc<Service>>) -> Response {
-    typed("application/x-pem-file", service.ca().trust_pem().to_owned())
+    typed("application/x-pem-file", service.pools().trust_pem())
 }
 
 async fn ca_der(State(service): State<Arc<Service>>) -> Response {
-    typed("application/x-x509-ca-cert", service.ca().trust_der().to_owned())
+    let ca = service.ca().map(|ca| ca.trust_der().to_owned());
+    typed("application/x-x509-ca-cert", ca.unwrap_or_default())
 }
 
 fn typed(content_type: &'static str, body: impl IntoResponse) -> Response {

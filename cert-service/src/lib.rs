@@ -17,6 +17,8 @@ pub mod leases;
 pub mod metrics;
 pub mod options;
 pub mod pem;
+pub mod pools;
+pub mod reload;
 pub mod resolver;
 pub mod server;
 pub mod service;

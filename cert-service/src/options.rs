@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::admission::AdmissionOptions;
+use crate::ca::CaFiles;
 use crate::grants::PoolName;
+use crate::pools::{Authorities, Source};
 use crate::{leaf, resolver};
 use outgate_policy::HostName;
 use outgate_policy::address::Cidr;
@@ -25,6 +27,9 @@ pub struct Options {
     /// Address for /healthz, /readyz, /metrics, /ca.pem and /ca.crt.
     #[arg(long, value_name = "ADDR")]
     pub http: SocketAddr,
+    /// CA pools, as YAML or JSON: their CAs and what each does; read again when it changes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ca", "pools"])]
+    pub config: Option<PathBuf>,
     /// A CA pool to serve; may be repeated [default: any].
     #[arg(long = "pool", value_name = "NAME")]
     pub pools: Vec<PoolName>,
@@ -34,9 +39,12 @@ pub struct Options {
     /// The CA to sign with: its certificate, then its intermediates, as PEM [default: a development CA].
     #[arg(long, value_name = "PEM", requires = "ca_key")]
     pub ca: Option<PathBuf>,
-    /// The private key of that CA: PKCS#8, SEC1 or PKCS#1, as PEM.
+    /// The private key of that CA: PKCS#8, encrypted or not, SEC1 or PKCS#1, as PEM.
     #[arg(long, value_name = "PEM", requires = "ca")]
     pub ca_key: Option<PathBuf>,
+    /// The file whose first line is the passphrase of --ca-key.
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    pub ca_key_passphrase: Option<PathBuf>,
     /// How long a certificate is valid, from 1h to 7d; it is replaced at two thirds of it.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_ttl)]
     pub leaf_ttl: Duration,
@@ -46,6 +54,22 @@ pub struct Options {
     /// The resolver of names, if this is given.
     #[command(flatten)]
     pub dns: DnsOptions,
+}
+
+impl Options {
+    /// Where the CA pools are from.
+    pub fn source(&self) -> Source {
+        let authorities = match (&self.config, &self.ca, &self.ca_key) {
+            (Some(path), _, _) => Authorities::Configuration(path.clone()),
+            (None, Some(certificate), Some(key)) => Authorities::Files(CaFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                passphrase: self.ca_key_passphrase.clone(),
+            }),
+            _ => Authorities::Development,
+        };
+        Source { authorities, names: self.pools.iter().cloned().collect(), state: self.state.clone() }
+    }
 }
 
 /// The part of the command line that is the resolver's.

@@ -20,8 +20,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admission::{Admission, AdmissionError};
 use crate::audit::{Audit, Event};
-use crate::ca::{Ca, CaError, TRUST_FILE, timestamp};
+use crate::ca::{TRUST_FILE, timestamp};
 use crate::options::Options;
+use crate::pools::{Member, PoolsError};
+use crate::reload::{self, Reloader};
 use crate::service::{Service, Settings};
 use crate::{http, xds};
 
@@ -34,9 +36,9 @@ const PUBLIC_CONNECTIONS: usize = 256;
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The CA cannot be used.
+    /// A CA cannot be used.
     #[error(transparent)]
-    Ca(#[from] CaError),
+    Pools(#[from] PoolsError),
     /// Admission does not work as it was asked to.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
@@ -98,20 +100,19 @@ impl Server {
             .map_err(|source| StartError::Http { address: options.http, source })?;
         SocketFile::check(&options.socket).await?;
         let now = OffsetDateTime::now_utc();
-        let ca = match (&options.ca, &options.ca_key) {
-            (Some(chain), Some(key)) => Ca::supplied(chain, key, &options.state, now)?,
-            _ => Ca::development(&options.state, now)?,
-        };
+        let source = options.source();
+        let reloader = Reloader::new(source.clone());
+        let pools = source.load(now)?;
+        source.publish(&pools).map_err(PoolsError::from)?;
         let socket = SocketFile::bind(&options.socket)?;
         let audit = Audit::new(out).map_err(StartError::Log)?;
         let settings = Settings {
             leaf_ttl: options.leaf_ttl,
             caps: options.admission.caps(),
-            pools: options.pools.iter().cloned().collect(),
             served: options.served.iter().cloned().collect(),
         };
         let admission = Admission::open(&options.admission, &options.state)?;
-        let service = Arc::new(Service::new(ca, settings, admission, audit));
+        let service = Arc::new(Service::new(reloader, pools, settings, admission, audit));
         let server = Server { service, http, socket, stopping: watch::Sender::new(false) };
         server.introduce(options);
         Ok(server)
@@ -137,6 +138,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(PUBLIC_CONNECTIONS));
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        reload::watch(&service);
         service.set_socket_serves(true);
         let cause = {
             tokio::pin!(stop);
@@ -170,23 +172,29 @@ impl Server {
     }
 
     fn introduce(&self, options: &Options) {
-        let (ca, audit) = (&*self.service.ca(), self.service.audit());
-        audit.log(&Event::CaLoaded {
-            ca: ca.id(),
-            subject: ca.subject_text(),
-            key: &ca.key().kind().to_string(),
-            not_after: &timestamp(ca.not_after()),
-            created: ca.created(),
-            trust: &options.state.join(TRUST_FILE).to_string_lossy(),
-        });
-        for message in ca.warnings() {
+        let (pools, audit) = (self.service.pools(), self.service.audit());
+        for (pool, members) in pools.all() {
+            for Member { ca, state } in members.members() {
+                audit.log(&Event::CaLoaded {
+                    pool,
+                    state: state.as_str(),
+                    ca: ca.id(),
+                    subject: ca.subject_text(),
+                    key: &ca.key().kind().to_string(),
+                    not_after: &timestamp(ca.not_after()),
+                    created: ca.created(),
+                    trust: &options.state.join(TRUST_FILE).to_string_lossy(),
+                });
+            }
+        }
+        for message in pools.warnings() {
             audit.log(&Event::Warning { message });
         }
         let http = self.http_address().map(|address| address.to_string()).unwrap_or_default();
         audit.log(&Event::Started {
             socket: &options.socket.to_string_lossy(),
             http: &http,
-            ca: ca.id(),
+            ca: pools.first().map_or("", |pool| pool.active().id()),
             version: env!("CARGO_PKG_VERSION"),
         });
     }

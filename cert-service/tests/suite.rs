@@ -17,6 +17,9 @@ mod loading;
 #[path = "suite/minting.rs"]
 mod minting;
 #[cfg(test)]
+#[path = "suite/pools.rs"]
+mod pools;
+#[cfg(test)]
 #[path = "suite/process.rs"]
 mod process;
 #[cfg(test)]

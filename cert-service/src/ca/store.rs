@@ -42,6 +42,14 @@ pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
     read(path).map(Zeroizing::new)
 }
 
+/// Reads a passphrase, the first line of its file, unless others could too.
+pub(super) fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    let mut text = read_key(path)?;
+    let end = text.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(text.len());
+    text.truncate(end);
+    Ok(text)
+}
+
 /// Writes a file that everyone may read, unless it says the same already.
 pub(super) fn write_if_changed(path: &Path, contents: &[u8]) -> Result<(), CaError> {
     if fs::read(path).is_ok_and(|found| found == contents) {
