@@ -31,6 +31,9 @@ pub enum Event<'a> {
         socket: &'a str,
         /// The address of the operators' listener.
         http: &'a str,
+        /// The address for Envoys on other machines.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        listen: Option<&'a str>,
         /// The CA's short id.
         ca: &'a str,
         /// The version of this program.
@@ -129,6 +132,13 @@ pub enum Event<'a> {
         /// Envoy's node id.
         node: &'a str,
         /// What Envoy said.
+        message: &'a str,
+    },
+    /// A client of `--listen` was turned away.
+    PeerRefused {
+        /// Its address.
+        peer: &'a str,
+        /// Why.
         message: &'a str,
     },
     /// Leases were taken back.

@@ -14,6 +14,8 @@ use time::format_description::well_known::Rfc3339;
 use crate::certificate::hex;
 use crate::leaf;
 use crate::pem::{self, PemError};
+pub(crate) use store::read_key;
+
 use facts::CaCertificate;
 use key::{KeyError, KeyKind, SigningKey};
 
@@ -21,6 +23,10 @@ use key::{KeyError, KeyKind, SigningKey};
 pub const TRUST_FILE: &str = "ca.pem";
 /// Where the development CA keeps its key and, in the same file, its certificate.
 pub const KEY_FILE: &str = "ca-key.pem";
+/// The development CA that is to sign next, once clients trust it; like [`KEY_FILE`].
+pub const NEXT_KEY_FILE: &str = "ca-key-next.pem";
+/// The development CA that signed before; like [`KEY_FILE`].
+pub const DRAINING_KEY_FILE: &str = "ca-key-draining.pem";
 
 /// Where the parts of a CA are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -457,6 +463,11 @@ impl Chain {
 /// Writes what clients must trust into the state directory.
 pub(crate) fn publish(state: &Path, trust_pem: &str) -> Result<(), CaError> {
     store::with_lock(state, || store::write_if_changed(&state.join(TRUST_FILE), trust_pem.as_bytes()))
+}
+
+/// Creates another development CA: its key, and in the same file its certificate.
+pub(crate) fn create_development(path: &Path, now: OffsetDateTime) -> Result<(), CaError> {
+    development::write_new(path, now)
 }
 
 /// RFC 3339 in UTC, to the second.

@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::audit::{Event, excerpt};
+use crate::ca::timestamp;
 use crate::grants::{self, PoolName};
 use crate::metrics::GrantResult;
+use crate::pools::Member;
 use crate::reload::Cause;
 use crate::service::{GrantError, Service};
 use outgate_policy::{Engine, HostName};
@@ -66,15 +68,22 @@ struct Problem {
     detail: String,
 }
 
-/// What may be asked on the Unix socket.
-pub fn private_routes(service: Arc<Service>) -> Router {
+/// What the filters of an Envoy may ask, on the Unix socket or from afar.
+pub fn filter_routes(service: Arc<Service>) -> Router {
     Router::new()
         .route("/v1/grants", post(grant))
-        .route("/v1/withdrawals", post(withdraw))
         .route("/v1/names/{name}", get(name))
+        .route("/v1/instance", get(instance))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(service)
+}
+
+/// What operators may order, on the Unix socket alone.
+pub fn operator_routes(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/v1/withdrawals", post(withdraw))
         .route("/v1/stop", post(stop))
         .route("/v1/reload", post(reload))
-        .route("/v1/instance", get(instance))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .route("/v1/policy", post(follow_policy).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
         .with_state(service)
@@ -83,6 +92,7 @@ pub fn private_routes(service: Arc<Service>) -> Router {
 /// What anyone may read.
 pub fn public_routes(service: Arc<Service>) -> Router {
     Router::new()
+        .route("/", get(install))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -194,7 +204,7 @@ async fn instance(State(service): State<Arc<Service>>) -> Response {
 
 async fn ready(State(service): State<Arc<Service>>) -> Response {
     let latches = service.latches();
-    let ready = latches.iter().all(|(_, open)| *open);
+    let ready = service.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let latches: serde_json::Map<String, serde_json::Value> =
         latches.iter().map(|(name, open)| ((*name).to_owned(), (*open).into())).collect();
@@ -203,6 +213,27 @@ async fn ready(State(service): State<Arc<Service>>) -> Response {
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
     typed("text/plain; version=0.0.4; charset=utf-8", service.render_metrics())
+}
+
+/// How to trust the CAs, for whoever has to.
+async fn install(State(service): State<Arc<Service>>) -> Response {
+    let mut rows = String::new();
+    for (pool, members) in service.pools().all() {
+        for Member { ca, state } in members.members() {
+            let pool = if pool == "*" { "any" } else { pool };
+            rows.push_str(&format!(
+                "<tr><td>{pool}<td>{state}<td>{}<td><code>{}</code><td>{}\n",
+                escape(ca.subject_text()),
+                ca.fingerprint(),
+                timestamp(ca.not_after()),
+            ));
+        }
+    }
+    typed("text/html; charset=utf-8", include_str!("install.html").replace("{{rows}}", &rows))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 async fn ca_pem(State(service): State<Arc<Service>>) -> Response {

@@ -102,6 +102,8 @@ pub struct Metrics {
     pub rotations: Counter,
     /// Names that Envoy held from before and went on with.
     pub leases_kept: Counter,
+    /// Clients of `--listen` that were turned away.
+    pub peers_refused: Counter,
     /// NACKs.
     pub nacks: Counter,
     /// Streams ever opened.
@@ -250,6 +252,12 @@ impl Metrics {
                 "counter",
                 "Names that an Envoy held from before and went on with.",
                 self.leases_kept.get(),
+            ),
+            (
+                "peers_refused_total",
+                "counter",
+                "Clients over TCP that did not show an allowed name.",
+                self.peers_refused.get(),
             ),
             ("nacks_total", "counter", "Responses that an Envoy did not accept.", self.nacks.get()),
             ("streams_total", "counter", "xDS streams opened.", self.streams_opened.get()),

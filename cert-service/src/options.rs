@@ -10,13 +10,18 @@ use crate::admission::AdmissionOptions;
 use crate::ca::CaFiles;
 use crate::grants::PoolName;
 use crate::pools::{Authorities, Source};
+use crate::transport::ListenOptions;
 use crate::{leaf, resolver};
 use outgate_policy::HostName;
 use outgate_policy::address::Cidr;
 
 /// Mints intercept certificates for exactly the hosts that were granted, and hands them to Envoy.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "cert-service", version)]
+#[command(
+    name = "cert-service",
+    version,
+    after_help = "Besides: `cert-service ca init|show|rotate` and `cert-service mint --dry-run NAME`, each with `--help`."
+)]
 pub struct Options {
     /// Directory of the CA: `ca.pem` is what clients must trust, `ca-key.pem` the development CA's key.
     #[arg(long, value_name = "DIR")]
@@ -24,7 +29,7 @@ pub struct Options {
     /// Unix socket for Envoy (ADS, SDS) and for grants; only this user may connect.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
-    /// Address for /healthz, /readyz, /metrics, /ca.pem and /ca.crt.
+    /// Address for /healthz, /readyz, /metrics, /ca.pem, /ca.crt and, at /, how to install them.
     #[arg(long, value_name = "ADDR")]
     pub http: SocketAddr,
     /// CA pools, as YAML or JSON: their CAs and what each does; read again when it changes.
@@ -48,6 +53,12 @@ pub struct Options {
     /// How long a certificate is valid, from 1h to 7d; it is replaced at two thirds of it.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_ttl)]
     pub leaf_ttl: Duration,
+    /// After SIGTERM, how long connections may go on.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    pub drain: Duration,
+    /// How Envoys on other machines reach us.
+    #[command(flatten)]
+    pub transport: ListenOptions,
     /// Which names are minted for, and how many.
     #[command(flatten)]
     pub admission: AdmissionOptions,
@@ -107,7 +118,7 @@ fn host(text: &str) -> Result<HostName, String> {
     HostName::parse(text).map_err(|error| error.to_string())
 }
 
-fn leaf_ttl(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration like `24h`, `90m` or `7d`");
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
@@ -119,7 +130,11 @@ fn leaf_ttl(text: &str) -> Result<Duration, String> {
         "d" => 24 * 3600,
         _ => return Err(wrong()),
     };
-    let ttl = Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?);
+    Ok(Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?))
+}
+
+fn leaf_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
     if leaf::TTL_RANGE.contains(&ttl) {
         Ok(ttl)
     } else {

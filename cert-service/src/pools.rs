@@ -104,15 +104,29 @@ pub enum Authorities {
     Configuration(PathBuf),
 }
 
+/// The development CAs besides the one that signs.
+const DEVELOPMENT: [(&str, CaState); 2] =
+    [(ca::NEXT_KEY_FILE, CaState::Standby), (ca::DRAINING_KEY_FILE, CaState::Draining)];
+
 /// A file as it was seen: device, inode, size and time of change; none if it is not there.
 pub type Sight = (PathBuf, Option<(u64, u64, u64, SystemTime)>);
 
 impl Source {
     /// Reads, checks and probes every CA.
     pub fn load(&self, now: OffsetDateTime) -> Result<Pools, PoolsError> {
-        let single = |ca: Ca| Pools::of_one(ca, &self.names);
+        let single = |ca: Ca| Pools::of_one(ca, Vec::new(), &self.names);
         Ok(match &self.authorities {
-            Authorities::Development => single(Ca::development(&self.state, now)?),
+            Authorities::Development => {
+                let mut others = Vec::new();
+                for (name, state) in DEVELOPMENT {
+                    let path = self.state.join(name);
+                    if path.exists() {
+                        let files = CaFiles { certificate: path.clone(), key: path, passphrase: None };
+                        others.push(Member { ca: Arc::new(Ca::open(&files, now)?), state });
+                    }
+                }
+                Pools::of_one(Ca::development(&self.state, now)?, others, &self.names)
+            }
             Authorities::Files(files) => single(Ca::open(files, now)?),
             Authorities::Configuration(path) => {
                 let mut pools = Pools::default();
@@ -133,13 +147,15 @@ impl Source {
     /// The files as they are now, to be compared with a later sight. Links are followed: a mounted Kubernetes secret
     /// changes by a link in its middle.
     pub fn look(&self) -> Vec<Sight> {
-        use std::os::unix::fs::MetadataExt as _;
         let files = |files: &CaFiles| {
             let CaFiles { certificate, key, passphrase } = files.clone();
             [Some(certificate), Some(key), passphrase].into_iter().flatten().collect::<Vec<_>>()
         };
         let paths = match &self.authorities {
-            Authorities::Development => vec![self.state.join(ca::KEY_FILE)],
+            Authorities::Development => {
+                let names = DEVELOPMENT.map(|(name, _)| name);
+                names.into_iter().chain([ca::KEY_FILE]).map(|name| self.state.join(name)).collect()
+            }
             Authorities::Files(one) => files(one),
             Authorities::Configuration(path) => {
                 let mut paths = vec![path.clone()];
@@ -148,18 +164,16 @@ impl Source {
                 paths
             }
         };
-        let sight = |path: &Path| {
-            let found = std::fs::metadata(path).ok()?;
-            Some((found.dev(), found.ino(), found.len(), found.modified().ok()?))
-        };
-        paths
-            .into_iter()
-            .map(|path| {
-                let seen = sight(&path);
-                (path, seen)
-            })
-            .collect()
+        paths.iter().map(|path| sight(path)).collect()
     }
+}
+
+/// How a file looks now.
+pub(crate) fn sight(path: &Path) -> Sight {
+    use std::os::unix::fs::MetadataExt as _;
+    let seen = std::fs::metadata(path)
+        .and_then(|found| Ok((found.dev(), found.ino(), found.len(), found.modified()?)));
+    (path.to_owned(), seen.ok())
 }
 
 /// A CA of a pool.
@@ -209,7 +223,14 @@ impl Pool {
             path: PathBuf::new(),
             detail: format!("pools.{name}.cas: none is active"),
         })?;
-        Ok(Pool { active, others })
+        Ok(Pool::new(active, others))
+    }
+
+    /// A CA has one state in a pool, and the one that signs goes first.
+    fn new(active: Arc<Ca>, mut others: Vec<Member>) -> Pool {
+        let mut seen = BTreeSet::from([active.id().to_owned()]);
+        others.retain(|member| seen.insert(member.ca.id().to_owned()));
+        Pool { active, others }
     }
 
     /// The CA that signs.
@@ -234,10 +255,10 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// One CA for these pools, or for any if there are no names.
-    pub fn of_one(ca: Ca, names: &BTreeSet<PoolName>) -> Pools {
+    /// One CA that signs for these pools, or for any if there are no names.
+    fn of_one(ca: Ca, others: Vec<Member>, names: &BTreeSet<PoolName>) -> Pools {
         let warnings = ca.warnings().to_vec();
-        let pool = Pool { active: Arc::new(ca), others: Vec::new() };
+        let pool = Pool::new(Arc::new(ca), others);
         let any = names.is_empty().then(|| pool.clone());
         Pools { named: names.iter().map(|name| (name.clone(), pool.clone())).collect(), any, warnings }
     }
@@ -247,7 +268,7 @@ impl Pools {
         let ca = Arc::new(ca);
         let succeed = |pool: &Pool| {
             let old = Member { ca: pool.active.clone(), state: CaState::Draining };
-            Pool { active: ca.clone(), others: pool.others.iter().cloned().chain([old]).collect() }
+            Pool::new(ca.clone(), pool.others.iter().cloned().chain([old]).collect())
         };
         Pools {
             named: self.named.iter().map(|(name, pool)| (name.clone(), succeed(pool))).collect(),

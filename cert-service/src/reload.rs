@@ -59,14 +59,18 @@ impl Service {
         let mut seen = reloader.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen = reloader.source.look();
         let loaded = reloader.source.load(OffsetDateTime::now_utc());
-        let done = loaded.and_then(|pools| {
+        let ready = loaded.and_then(|pools| {
             reloader.source.publish(&pools)?;
+            Ok(pools)
+        });
+        // Counted before anybody can see what changed.
+        self.metrics().reload(ready.is_ok());
+        let done = ready.map(|pools| {
             for message in pools.warnings() {
                 self.audit().log(&Event::Warning { message });
             }
-            Ok(self.set_pools(pools))
+            self.set_pools(pools)
         });
-        self.metrics().reload(done.is_ok());
         let change = done.as_ref().copied().unwrap_or_default();
         self.audit().log(&Event::Reload {
             result: if done.is_ok() { "ok" } else { "error" },

@@ -406,6 +406,12 @@ impl Service {
         });
     }
 
+    /// Counts a client over TCP that was turned away, and writes its line.
+    pub fn refuse_peer(&self, peer: &str, message: &str) {
+        self.metrics.peers_refused.increment();
+        self.audit.log(&Event::PeerRefused { peer, message: excerpt(message) });
+    }
+
     /// What is to be done again and again: renewals, and forgetting what has ended.
     pub fn tick(&self, now: OffsetDateTime) {
         let idle = self.leases.renew_due(now, |host| self.wants(host));
@@ -449,6 +455,11 @@ impl Service {
         latches
     }
 
+    /// Whether every latch is open.
+    pub fn is_ready(&self) -> bool {
+        self.latches().iter().all(|(_, open)| *open)
+    }
+
     /// The resolver, if there is one.
     pub fn resolver(&self) -> Option<&Resolver> {
         self.resolver.get()
@@ -483,7 +494,7 @@ impl Service {
             pools: &self.pools(),
             live_leases: self.leases.live_by_ca(),
             granted_hosts: self.grants.hosts(),
-            ready: self.latches().iter().all(|(_, open)| *open),
+            ready: self.is_ready(),
             stopped: self.admission.is_stopped(),
             audit_lines_dropped: self.audit.dropped(),
         });

@@ -28,3 +28,9 @@ mod streams;
 #[cfg(test)]
 #[path = "suite/support.rs"]
 mod support;
+#[cfg(test)]
+#[path = "suite/tools.rs"]
+mod tools;
+#[cfg(test)]
+#[path = "suite/transport.rs"]
+mod transport;

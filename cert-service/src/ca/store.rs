@@ -34,7 +34,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, CaError> {
 }
 
 /// Reads a private key, unless others could too.
-pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
+pub(crate) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
     let mode = fs::metadata(path).map_err(failed("read", path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(CaError::KeyExposed { path: path.to_owned(), mode });
