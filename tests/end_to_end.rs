@@ -48,6 +48,8 @@ mod mtls;
 mod overload;
 #[path = "end_to_end/paths.rs"]
 mod paths;
+#[path = "end_to_end/pools.rs"]
+mod pools;
 #[path = "end_to_end/rejection.rs"]
 mod rejection;
 #[path = "end_to_end/setting.rs"]

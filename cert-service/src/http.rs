@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::audit::{Event, excerpt};
+use crate::ca::timestamp;
 use crate::grants::{self, PoolName};
 use crate::metrics::GrantResult;
+use crate::pools::Member;
+use crate::reload::Cause;
 use crate::service::{GrantError, Service};
 use outgate_policy::{Engine, HostName};
 
@@ -65,14 +68,22 @@ struct Problem {
     detail: String,
 }
 
-/// What may be asked on the Unix socket.
-pub fn private_routes(service: Arc<Service>) -> Router {
+/// What the filters of an Envoy may ask, on the Unix socket or from afar.
+pub fn filter_routes(service: Arc<Service>) -> Router {
     Router::new()
         .route("/v1/grants", post(grant))
-        .route("/v1/withdrawals", post(withdraw))
         .route("/v1/names/{name}", get(name))
-        .route("/v1/stop", post(stop))
         .route("/v1/instance", get(instance))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(service)
+}
+
+/// What operators may order, on the Unix socket alone.
+pub fn operator_routes(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/v1/withdrawals", post(withdraw))
+        .route("/v1/stop", post(stop))
+        .route("/v1/reload", post(reload))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .route("/v1/policy", post(follow_policy).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
         .with_state(service)
@@ -81,6 +92,7 @@ pub fn private_routes(service: Arc<Service>) -> Router {
 /// What anyone may read.
 pub fn public_routes(service: Arc<Service>) -> Router {
     Router::new()
+        .route("/", get(install))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -166,6 +178,18 @@ async fn stop(State(service): State<Arc<Service>>, body: Bytes) -> Result<Respon
         .into_response())
 }
 
+/// Reads the CA pools again; those before go on if the new ones are not right.
+async fn reload(State(service): State<Arc<Service>>) -> Result<Response, Problem> {
+    let refused =
+        |detail| Problem { status: StatusCode::UNPROCESSABLE_ENTITY, reason: "not_reloaded", detail };
+    let done = tokio::task::spawn_blocking(move || service.reload(Cause::Order))
+        .await
+        .map_err(|error| refused(error.to_string()))?
+        .map_err(|error| refused(error.to_string()))?;
+    let withdrawn = done.withdrawn + done.replaced.withdrawn;
+    Ok(axum::Json(json!({ "replaced": done.replaced.replaced, "withdrawn": withdrawn })).into_response())
+}
+
 /// The policy that is in force now: what it does not inspect any more is taken back.
 async fn follow_policy(State(service): State<Arc<Service>>, body: Bytes) -> Result<Response, Problem> {
     let value: serde_json::Value =
@@ -180,7 +204,7 @@ async fn instance(State(service): State<Arc<Service>>) -> Response {
 
 async fn ready(State(service): State<Arc<Service>>) -> Response {
     let latches = service.latches();
-    let ready = latches.iter().all(|(_, open)| *open);
+    let ready = service.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let latches: serde_json::Map<String, serde_json::Value> =
         latches.iter().map(|(name, open)| ((*name).to_owned(), (*open).into())).collect();
@@ -191,12 +215,34 @@ async fn metrics(State(service): State<Arc<Service>>) -> Response {
     typed("text/plain; version=0.0.4; charset=utf-8", service.render_metrics())
 }
 
+/// How to trust the CAs, for whoever has to.
+async fn install(State(service): State<Arc<Service>>) -> Response {
+    let mut rows = String::new();
+    for (pool, members) in service.pools().all() {
+        for Member { ca, state } in members.members() {
+            let pool = if pool == "*" { "any" } else { pool };
+            rows.push_str(&format!(
+                "<tr><td>{pool}<td>{state}<td>{}<td><code>{}</code><td>{}\n",
+                escape(ca.subject_text()),
+                ca.fingerprint(),
+                timestamp(ca.not_after()),
+            ));
+        }
+    }
+    typed("text/html; charset=utf-8", include_str!("install.html").replace("{{rows}}", &rows))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 async fn ca_pem(State(service): State<Arc<Service>>) -> Response {
-    typed("application/x-pem-file", service.ca().trust_pem().to_owned())
+    typed("application/x-pem-file", service.pools().trust_pem())
 }
 
 async fn ca_der(State(service): State<Arc<Service>>) -> Response {
-    typed("application/x-x509-ca-cert", service.ca().trust_der().to_owned())
+    let ca = service.ca().map(|ca| ca.trust_der().to_owned());
+    typed("application/x-x509-ca-cert", ca.unwrap_or_default())
 }
 
 fn typed(content_type: &'static str, body: impl IntoResponse) -> Response {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::leases::{CaId, Withdrawal};
+use crate::pools::Pools;
 
 /// What a request for a grant came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +88,11 @@ impl DenialReason {
 /// Counters of the process.
 #[derive(Default)]
 pub struct Metrics {
-    mints_ok: Counter,
-    mints_failed: Counter,
+    mints: RwLock<BTreeMap<CaId, Arc<Mints>>>,
     mint_nanoseconds: Counter,
+    reloads_ok: Counter,
+    reloads_failed: Counter,
+    last_reload_failed: AtomicBool,
     grants: [Counter; 6],
     denials: [Counter; 5],
     withdrawn: [Counter; 8],
@@ -98,12 +102,21 @@ pub struct Metrics {
     pub rotations: Counter,
     /// Names that Envoy held from before and went on with.
     pub leases_kept: Counter,
+    /// Clients of `--listen` that were turned away.
+    pub peers_refused: Counter,
     /// NACKs.
     pub nacks: Counter,
     /// Streams ever opened.
     pub streams_opened: Counter,
     /// Streams ended.
     pub streams_closed: Counter,
+}
+
+/// What one CA minted.
+#[derive(Default)]
+struct Mints {
+    ok: Counter,
+    failed: Counter,
 }
 
 /// A number that only grows.
@@ -129,10 +142,8 @@ impl Counter {
 
 /// What is known elsewhere and shown with the counters.
 pub struct Gauges<'a> {
-    /// The CA's short id.
-    pub ca: &'a str,
-    /// Its end, in seconds since 1970.
-    pub ca_not_after: i64,
+    /// The pools in force.
+    pub pools: &'a Pools,
     /// Names leased now, by the CA that signed.
     pub live_leases: BTreeMap<CaId, usize>,
     /// Hosts granted now.
@@ -147,9 +158,23 @@ pub struct Gauges<'a> {
 
 impl Metrics {
     /// Counts a mint.
-    pub fn mint(&self, succeeded: bool, took: Duration) {
-        if succeeded { &self.mints_ok } else { &self.mints_failed }.increment();
+    pub fn mint(&self, ca: &str, succeeded: bool, took: Duration) {
+        let mints = self.mints_of(&CaId::new(ca));
+        if succeeded { &mints.ok } else { &mints.failed }.increment();
         self.mint_nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn mints_of(&self, ca: &CaId) -> Arc<Mints> {
+        if let Some(known) = self.mints.read().unwrap_or_else(PoisonError::into_inner).get(ca) {
+            return known.clone();
+        }
+        self.mints.write().unwrap_or_else(PoisonError::into_inner).entry(ca.clone()).or_default().clone()
+    }
+
+    /// Counts a reload.
+    pub fn reload(&self, succeeded: bool) {
+        if succeeded { &self.reloads_ok } else { &self.reloads_failed }.increment();
+        self.last_reload_failed.store(!succeeded, Ordering::Relaxed);
     }
 
     /// Counts a request for a grant.
@@ -174,12 +199,19 @@ impl Metrics {
     /// The page that Prometheus reads.
     pub fn render(&self, gauges: &Gauges<'_>) -> String {
         let mut page = Page::default();
-        let ca = gauges.ca;
+        // Also those that have minted nothing yet, or are gone.
+        let authorities = gauges.pools.authorities();
+        for ca in authorities.keys() {
+            self.mints_of(ca);
+        }
+        let mints = self.mints.read().unwrap_or_else(PoisonError::into_inner).clone();
         page.family("mints_total", "counter", "Leaf certificates minted, by CA and result.");
-        page.sample("mints_total", &[("ca", ca), ("result", "ok")], self.mints_ok.get());
-        page.sample("mints_total", &[("ca", ca), ("result", "error")], self.mints_failed.get());
+        for (ca, mints) in &mints {
+            page.sample("mints_total", &[("ca", ca.as_str()), ("result", "ok")], mints.ok.get());
+            page.sample("mints_total", &[("ca", ca.as_str()), ("result", "error")], mints.failed.get());
+        }
         page.family("mint_seconds", "summary", "Time spent minting.");
-        let mints = self.mints_ok.get().saturating_add(self.mints_failed.get());
+        let mints: u64 = mints.values().map(|mints| mints.ok.get().saturating_add(mints.failed.get())).sum();
         let seconds = Duration::from_nanos(self.mint_nanoseconds.get()).as_secs_f64();
         page.sample("mint_seconds_sum", &[], seconds);
         page.sample("mint_seconds_count", &[], mints);
@@ -221,6 +253,12 @@ impl Metrics {
                 "Names that an Envoy held from before and went on with.",
                 self.leases_kept.get(),
             ),
+            (
+                "peers_refused_total",
+                "counter",
+                "Clients over TCP that did not show an allowed name.",
+                self.peers_refused.get(),
+            ),
             ("nacks_total", "counter", "Responses that an Envoy did not accept.", self.nacks.get()),
             ("streams_total", "counter", "xDS streams opened.", self.streams_opened.get()),
             (
@@ -241,8 +279,24 @@ impl Metrics {
             page.family(name, kind, help);
             page.sample(name, &[], value);
         }
-        page.family("ca_not_after_seconds", "gauge", "The end of the CA's chain, in seconds since 1970.");
-        page.sample("ca_not_after_seconds", &[("ca", ca)], gauges.ca_not_after);
+        page.family("reloads_total", "counter", "Reloads of the CA pools, by result.");
+        page.sample("reloads_total", &[("result", "ok")], self.reloads_ok.get());
+        page.sample("reloads_total", &[("result", "error")], self.reloads_failed.get());
+        page.family("reload_failed", "gauge", "1 if the last reload failed and older pools are in force.");
+        page.sample("reload_failed", &[], u64::from(self.last_reload_failed.load(Ordering::Relaxed)));
+        page.family("ca_not_after_seconds", "gauge", "The end of a CA's chain, in seconds since 1970.");
+        for (id, ca) in &authorities {
+            page.sample("ca_not_after_seconds", &[("ca", id.as_str())], ca.not_after().unix_timestamp());
+        }
+        page.family("ca_info", "gauge", "Always 1; the CAs of each pool, their states and fingerprints.");
+        for (pool, members) in gauges.pools.all() {
+            for member in members.members() {
+                let (state, ca) = (member.state.as_str(), &member.ca);
+                let labels =
+                    [("pool", pool), ("ca", ca.id()), ("state", state), ("sha256", ca.fingerprint())];
+                page.sample("ca_info", &labels, 1);
+            }
+        }
         page.family("build_info", "gauge", "Always 1.");
         page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.0

@@ -1,6 +1,6 @@
 //! What all parts share: the CA, the grants, the leases, and the minting itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use crate::leaf::{self, Leaf};
 use crate::leases::proof::{Issued, Proofs};
 use crate::leases::{CaId, Caps, Leases, Replaced, Replacement, Terms, Withdrawal};
 use crate::metrics::{DenialReason, Gauges, GrantResult, Metrics};
+use crate::pools::{CaState, Pools};
+use crate::reload::Reloader;
 use crate::resolver::refusal::Refusal;
 use crate::resolver::{self, Resolver, ResolverError};
 use outgate_policy::{Engine, HostName};
@@ -28,15 +30,14 @@ pub struct Settings {
     pub leaf_ttl: Duration,
     /// How many names Envoys may hold at once.
     pub caps: Caps,
-    /// The pools that the CA serves; empty: any.
-    pub pools: BTreeSet<PoolName>,
     /// Hosts that need no grant.
     pub served: BTreeSet<HostName>,
 }
 
 /// The state of the process.
 pub struct Service {
-    ca: RwLock<Arc<Ca>>,
+    pools: RwLock<Arc<Pools>>,
+    reloader: Reloader,
     settings: Settings,
     admission: Admission,
     grants: Grants,
@@ -46,6 +47,15 @@ pub struct Service {
     audit: Audit,
     socket_serves: AtomicBool,
     resolver: OnceLock<Resolver>,
+}
+
+/// What a change of the pools did to the leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolsChange {
+    /// Those whose CA signs no more.
+    pub replaced: Replaced,
+    /// Those whose CA is gone.
+    pub withdrawn: usize,
 }
 
 /// A leaf and the terms on which an Envoy gets it.
@@ -82,7 +92,9 @@ pub enum Admitted {
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {
     /// The pool is not served here.
-    #[error("this service has no pool `{0}`: start it with `--pool {0}`, or name another pool")]
+    #[error(
+        "this service has no pool `{0}`: start it with `--pool {0}`, add it to the configuration file, or name another pool"
+    )]
     UnknownPool(PoolName),
     /// The CA is not valid now.
     #[error("the CA cannot sign now: it is valid until {0}")]
@@ -110,13 +122,22 @@ impl GrantError {
 }
 
 impl Service {
-    /// A service that signs with this CA.
-    pub fn new(ca: Ca, settings: Settings, admission: Admission, audit: Audit) -> Service {
+    /// A service that signs with the active CAs of these pools.
+    pub fn new(
+        reloader: Reloader,
+        pools: Pools,
+        settings: Settings,
+        admission: Admission,
+        audit: Audit,
+    ) -> Service {
         let proofs = Proofs::default();
-        proofs.know(&ca);
+        for ca in pools.authorities().values() {
+            proofs.know(ca);
+        }
         Service {
             proofs,
-            ca: RwLock::new(Arc::new(ca)),
+            pools: RwLock::new(Arc::new(pools)),
+            reloader,
             grants: Grants::default(),
             leases: Leases::new(settings.caps),
             settings,
@@ -130,10 +151,7 @@ impl Service {
 
     /// Grants a host in a pool.
     pub fn grant(&self, pool: &PoolName, host: &HostName) -> Result<(), GrantError> {
-        if !self.settings.pools.is_empty() && !self.settings.pools.contains(pool) {
-            return Err(GrantError::UnknownPool(pool.clone()));
-        }
-        let ca = self.ca();
+        let ca = self.active(pool).ok_or_else(|| GrantError::UnknownPool(pool.clone()))?;
         if !ca.can_sign(OffsetDateTime::now_utc()) {
             return Err(GrantError::CannotSign(timestamp(ca.not_after())));
         }
@@ -157,13 +175,13 @@ impl Service {
         now: OffsetDateTime,
     ) -> Result<Minted, SignError> {
         let start = Instant::now();
-        let ca = self.ca();
+        let ca = self.active(pool).ok_or(SignError::NoPool)?;
         let minted = if ca.can_sign(now) {
             leaf::mint(&ca, host, self.settings.leaf_ttl, now)
         } else {
             Err(SignError::CaEnded)
         };
-        self.metrics.mint(minted.is_ok(), start.elapsed());
+        self.metrics.mint(ca.id(), minted.is_ok(), start.elapsed());
         let leaf = minted?;
         let serial = leaf.serial.to_hex();
         self.audit.log(&Event::Mint {
@@ -190,8 +208,7 @@ impl Service {
     /// Whether a name that Envoy asks for gets a certificate, and from which pool.
     pub fn admits(&self, host: &HostName) -> Admitted {
         if self.settings.served.contains(host) {
-            let first = self.settings.pools.first().cloned().or_else(|| PoolName::parse("main").ok());
-            return first.map_or(Admitted::No(DenialReason::NotGranted), Admitted::By);
+            return self.pools().first_name().map_or(Admitted::No(DenialReason::NotGranted), Admitted::By);
         }
         if self.admission.is_stopped() {
             return Admitted::No(DenialReason::Stopped);
@@ -201,7 +218,9 @@ impl Service {
             Some(true) => self.admission.allowed_pool().and_then(|name| PoolName::parse(&name).ok()),
             Some(false) => None,
         };
-        pool.map_or(Admitted::No(DenialReason::NotGranted), Admitted::By)
+        // A pool may be gone since it was granted.
+        pool.filter(|pool| self.pools().get(pool).is_some())
+            .map_or(Admitted::No(DenialReason::NotGranted), Admitted::By)
     }
 
     /// Whether a host that is leased may go on so.
@@ -213,6 +232,9 @@ impl Service {
     pub fn recognise(&self, host: &HostName, version: &str, now: OffsetDateTime) -> Option<Terms> {
         let issued = self.proofs.prove(host, version, now)?;
         let pinned = self.settings.served.contains(host);
+        if !self.pools().has(&issued.pool, &issued.ca) {
+            return None;
+        }
         if self.admission.is_stopped() && !pinned || self.admission.allows(host) == Some(false) {
             return None;
         }
@@ -276,18 +298,73 @@ impl Service {
     }
 
     /// The CA that signs for a pool now.
-    pub fn signing_ca(&self, _pool: &PoolName) -> Option<CaId> {
-        Some(CaId::new(self.ca().id()))
+    pub fn signing_ca(&self, pool: &PoolName) -> Option<CaId> {
+        Some(CaId::new(self.active(pool)?.id()))
     }
 
-    /// Signs with another CA from now on, and replaces what the old one signed.
+    fn active(&self, pool: &PoolName) -> Option<Arc<Ca>> {
+        self.pools().get(pool).map(|pool| pool.active().clone())
+    }
+
+    /// Signs with another CA from now on in every pool, and replaces what the others signed.
     pub fn set_ca(&self, ca: Ca) -> Replaced {
-        self.proofs.know(&ca);
+        self.set_pools(self.pools().succeeded_by(ca)).replaced
+    }
+
+    /// These pools are in force from now on. What a CA signed that is gone is taken back; what one signed that does not
+    /// sign any more, or whose chain is another, is replaced.
+    pub fn set_pools(&self, pools: Pools) -> PoolsChange {
+        let (after, new_states) = (pools.authorities(), pools.states());
+        for ca in after.values() {
+            self.proofs.know(ca);
+        }
         let old = {
-            let mut signing = self.ca.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *signing, Arc::new(ca))
+            let mut current = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::new(pools))
         };
-        self.rotate_from(&CaId::new(old.id()))
+        let (before, old_states) = (old.authorities(), old.states());
+        self.log_states(&old_states, &new_states, |id| after.get(id).or_else(|| before.get(id)).cloned());
+        let mut change = PoolsChange::default();
+        for (id, ca) in &before {
+            let Some(now) = after.get(id) else {
+                change.withdrawn += self.remove_ca(id);
+                continue;
+            };
+            let signs_no_more = old_states.iter().any(|(place, state)| {
+                place.1 == *id && *state == CaState::Active && new_states.get(place) != Some(&CaState::Active)
+            });
+            let left_a_pool =
+                old_states.keys().any(|place| place.1 == *id && !new_states.contains_key(place));
+            if signs_no_more || left_a_pool || now.chain_pem() != ca.chain_pem() {
+                let done = self.rotate_from(id);
+                change.replaced.replaced += done.replaced;
+                change.replaced.withdrawn += done.withdrawn;
+            }
+        }
+        change
+    }
+
+    /// Writes a line for each CA whose state in a pool is another now.
+    fn log_states(
+        &self,
+        old: &BTreeMap<(String, CaId), CaState>,
+        new: &BTreeMap<(String, CaId), CaState>,
+        ca: impl Fn(&CaId) -> Option<Arc<Ca>>,
+    ) {
+        let places: BTreeSet<&(String, CaId)> = old.keys().chain(new.keys()).collect();
+        for place in places {
+            let (from, to) = (old.get(place).copied(), new.get(place).copied().unwrap_or(CaState::Retired));
+            if from == Some(to) {
+                continue;
+            }
+            self.audit.log(&Event::CaState {
+                pool: &place.0,
+                ca: place.1.as_str(),
+                subject: ca(&place.1).as_deref().map_or("", Ca::subject_text),
+                from: from.map(CaState::as_str),
+                to: to.as_str(),
+            });
+        }
     }
 
     fn count_replaced(&self, done: Replaced) -> Replaced {
@@ -326,6 +403,12 @@ impl Service {
         });
     }
 
+    /// Counts a client over TCP that was turned away, and writes its line.
+    pub fn refuse_peer(&self, peer: &str, message: &str) {
+        self.metrics.peers_refused.increment();
+        self.audit.log(&Event::PeerRefused { peer, message: excerpt(message) });
+    }
+
     /// What is to be done again and again: renewals, and forgetting what has ended.
     pub fn tick(&self, now: OffsetDateTime) {
         let idle = self.leases.renew_due(now, |host| self.wants(host));
@@ -348,7 +431,7 @@ impl Service {
     fn terms(&self, host: &HostName, issued: &Issued) -> Terms {
         let life = issued.not_after - issued.at;
         // A leaf that ends with the CA has no better successor.
-        let renewable = issued.not_after < self.ca().not_after();
+        let renewable = self.active(&issued.pool).is_some_and(|ca| issued.not_after < ca.not_after());
         let renew_at = renewable.then(|| issued.at.saturating_add(life * (2.0 / 3.0 * jitter())));
         Terms {
             host: host.clone(),
@@ -362,11 +445,16 @@ impl Service {
     /// The readiness latches by name.
     pub fn latches(&self) -> Vec<(&'static str, bool)> {
         let mut latches = vec![
-            ("ca", self.ca().can_sign(OffsetDateTime::now_utc())),
+            ("ca", self.can_sign(OffsetDateTime::now_utc())),
             ("socket", self.socket_serves.load(Ordering::Relaxed)),
         ];
         latches.extend(self.resolver().map(|resolver| ("resolver", resolver.is_ready())));
         latches
+    }
+
+    /// Whether every latch is open.
+    pub fn is_ready(&self) -> bool {
+        self.latches().iter().all(|(_, open)| *open)
     }
 
     /// The resolver, if there is one.
@@ -399,13 +487,11 @@ impl Service {
 
     /// The page that Prometheus reads.
     pub fn render_metrics(&self) -> String {
-        let ca = self.ca();
         let mut page = self.metrics.render(&Gauges {
-            ca: ca.id(),
-            ca_not_after: ca.not_after().unix_timestamp(),
+            pools: &self.pools(),
             live_leases: self.leases.live_by_ca(),
             granted_hosts: self.grants.hosts(),
-            ready: self.latches().iter().all(|(_, open)| *open),
+            ready: self.is_ready(),
             stopped: self.admission.is_stopped(),
             audit_lines_dropped: self.audit.dropped(),
         });
@@ -413,9 +499,24 @@ impl Service {
         page
     }
 
-    /// The CA that signs.
-    pub fn ca(&self) -> Arc<Ca> {
-        self.ca.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Whether every pool has a CA that can sign.
+    fn can_sign(&self, now: OffsetDateTime) -> bool {
+        self.pools().all().all(|(_, pool)| pool.active().can_sign(now))
+    }
+
+    /// The pools in force.
+    pub fn pools(&self) -> Arc<Pools> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The CA that signs for the first pool.
+    pub fn ca(&self) -> Option<Arc<Ca>> {
+        self.pools().first().map(|pool| pool.active().clone())
+    }
+
+    /// Where the pools are from.
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
     }
 
     /// The grants.

@@ -17,6 +17,9 @@ mod loading;
 #[path = "suite/minting.rs"]
 mod minting;
 #[cfg(test)]
+#[path = "suite/pools.rs"]
+mod pools;
+#[cfg(test)]
 #[path = "suite/process.rs"]
 mod process;
 #[cfg(test)]
@@ -25,3 +28,9 @@ mod streams;
 #[cfg(test)]
 #[path = "suite/support.rs"]
 mod support;
+#[cfg(test)]
+#[path = "suite/tools.rs"]
+mod tools;
+#[cfg(test)]
+#[path = "suite/transport.rs"]
+mod transport;

@@ -128,6 +128,18 @@ pub struct RunArgs {
     /// How long a certificate is valid, 1h to 7d; it is replaced at two thirds [default: cert-service's]
     #[arg(long, value_name = "DURATION")]
     leaf_ttl: Option<String>,
+    /// The CA that signs certificates, then its intermediates; watched for changes [default: one for development]
+    #[arg(long, value_name = "PEM", requires = "ca_key")]
+    ca: Option<PathBuf>,
+    /// The private key of --ca
+    #[arg(long, value_name = "PEM", requires = "ca")]
+    ca_key: Option<PathBuf>,
+    /// The file whose first line is the passphrase of --ca-key
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_key_passphrase: Option<PathBuf>,
+    /// CA pools, as YAML or JSON, instead of --ca; watched for changes
+    #[arg(long, value_name = "FILE", conflicts_with = "ca")]
+    cert_config: Option<PathBuf>,
     /// Decisions and handshake failures, as JSON lines [default: standard output]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,

@@ -177,7 +177,7 @@ async fn another_ca_takes_over_under_load_and_no_handshake_fails() {
     let inside = Inside::start().await;
     let proxy = inside.envoy.proxy;
     let new = inside.another_ca("new");
-    let (old, new_id) = (inside.service.ca(), CaId::new(new.id()));
+    let (old, new_id) = (inside.service.ca().unwrap(), CaId::new(new.id()));
     let roots = [root_of(&old), root_of(&new)];
     let hosts = names("h", 1000);
     assert_eq!(handshakes(proxy, hosts.clone(), &roots, 8).await, Vec::<String>::new());
@@ -232,7 +232,7 @@ async fn without_ads_each_name_has_a_stream_and_another_ca_takes_over_too() {
         let inside = Inside::with(&[("{resource_api_version: V3, ads: {}}", &source)]).await;
         let proxy = inside.envoy.proxy;
         let new = inside.another_ca("new");
-        let (old, only_new) = (inside.service.ca(), [root_of(&new)]);
+        let (old, only_new) = (inside.service.ca().unwrap(), [root_of(&new)]);
         let hosts = names("h", 50);
         assert_eq!(
             handshakes(proxy, hosts.clone(), &[root_of(&old)], 8).await,
@@ -253,7 +253,7 @@ async fn a_removed_ca_is_gone_within_a_second_and_names_come_back_with_the_other
     let inside = Inside::start().await;
     let proxy = inside.envoy.proxy;
     let new = inside.another_ca("new");
-    let (old, only_new) = (inside.service.ca(), [root_of(&new)]);
+    let (old, only_new) = (inside.service.ca().unwrap(), [root_of(&new)]);
     let hosts = names("h", 300);
     assert_eq!(handshakes(proxy, hosts.clone(), &[root_of(&old)], 8).await, Vec::<String>::new());
     let old_id = CaId::new(old.id());

@@ -20,13 +20,18 @@ pub(super) fn ensure(state: &Path, now: OffsetDateTime) -> Result<bool, CaError>
     if path.exists() {
         return Ok(false);
     }
+    write_new(&path, now)?;
+    Ok(true)
+}
+
+/// Writes a new CA to this file.
+pub(super) fn write_new(path: &Path, now: OffsetDateTime) -> Result<(), CaError> {
     let file = create(now).map_err(|error| CaError::File {
         action: "create a CA for",
-        path: path.clone(),
+        path: path.to_owned(),
         source: std::io::Error::other(error),
     })?;
-    store::write(&path, file.as_bytes(), 0o600)?;
-    Ok(true)
+    store::write(path, file.as_bytes(), 0o600)
 }
 
 /// A key and its certificate in one PEM file, so that they are written together or not at all.

@@ -10,6 +10,8 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_SHA256, RsaKeyPair,
 };
 
+use pkcs8::EncryptedPrivateKeyInfo;
+
 use crate::pem::{self, PemBlock, PemError};
 
 /// Signs certificates; never printed, wiped when dropped (aws-lc cleans what it frees).
@@ -47,11 +49,21 @@ pub enum KeyError {
     /// There are several private keys.
     #[error("it holds {0} private keys; leave only the one of the issuing certificate")]
     Several(usize),
-    /// The key is encrypted.
+    /// The key is encrypted, and there is no passphrase.
     #[error(
-        "its key is encrypted, which is not supported yet; decrypt it with `openssl pkey -in FILE -out FILE.clear` and `chmod 600 FILE.clear`"
+        "its key is encrypted: name the file of its passphrase (`--ca-key-passphrase FILE`, or `passphraseFile` in the configuration)"
     )]
     Encrypted,
+    /// The key is encrypted in a way of old.
+    #[error(
+        "its key is encrypted in OpenSSL's old format: convert it with `openssl pkcs8 -topk8 -in FILE -out FILE.p8` and `chmod 600 FILE.p8`"
+    )]
+    EncryptedTraditionally,
+    /// The passphrase, or the kind of encryption, is not right.
+    #[error(
+        "its key cannot be decrypted ({0}): is the first line of the passphrase file the right one? PBES2 with AES and PBKDF2-SHA256 or scrypt is understood (`openssl pkcs8 -topk8 -v2 aes256`)"
+    )]
+    Decryption(pkcs8::Error),
     /// The key is of a kind that we do not sign with.
     #[error("its key is none that can sign here (P-256, P-384 or RSA of 2048 to 8192 bits)")]
     Unsupported,
@@ -66,19 +78,30 @@ pub enum SignError {
     /// The CA is not valid now.
     #[error("the CA is not valid now: renew it")]
     CaEnded,
+    /// The pool is gone.
+    #[error("there is no such pool any more")]
+    NoPool,
     /// The cryptographic library refused.
     #[error("the CA's key failed to sign")]
     Failed,
 }
 
 impl SigningKey {
-    /// Reads the one private key among these blocks: PKCS#8, SEC1 or PKCS#1.
-    pub fn from_blocks(blocks: &[PemBlock]) -> Result<SigningKey, KeyError> {
+    /// Reads the one private key among these blocks: PKCS#8, encrypted or not, SEC1 or PKCS#1.
+    pub fn from_blocks(blocks: &[PemBlock], passphrase: Option<&[u8]>) -> Result<SigningKey, KeyError> {
         let keys: Vec<&PemBlock> =
             blocks.iter().filter(|block| block.label.ends_with("PRIVATE KEY")).collect();
         match keys.as_slice() {
             [] => Err(KeyError::NoKey(labels(blocks))),
-            [key] if key.encrypted => Err(KeyError::Encrypted),
+            [key] if key.encrypted => Err(KeyError::EncryptedTraditionally),
+            [key] if key.label == "ENCRYPTED PRIVATE KEY" => {
+                let passphrase = passphrase.ok_or(KeyError::Encrypted)?;
+                // The document is wiped when it is dropped.
+                let clear = EncryptedPrivateKeyInfo::try_from(key.der.as_slice())
+                    .and_then(|encrypted| encrypted.decrypt(passphrase))
+                    .map_err(KeyError::Decryption)?;
+                SigningKey::from_der(clear.as_bytes()).ok_or(KeyError::Unsupported)
+            }
             [key] => SigningKey::from_der(&key.der).ok_or(KeyError::Unsupported),
             several => Err(KeyError::Several(several.len())),
         }

@@ -28,6 +28,7 @@ pub struct Running {
     pub service: Arc<Service>,
     pub log: Log,
     pub http: std::net::SocketAddr,
+    pub remote: Option<std::net::SocketAddr>,
     socket: PathBuf,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
@@ -46,11 +47,12 @@ impl Running {
         let server = Server::start(&options, log.clone()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (service, http) = (server.service().clone(), server.http_address().unwrap());
+        let remote = server.remote_address();
         let served = tokio::spawn(server.serve(async {
             let _ = stopped.await;
             "test"
         }));
-        Running { service, log, http, socket, stop, served }
+        Running { service, log, http, remote, socket, stop, served }
     }
 
     /// Ends it as a signal would.

@@ -54,7 +54,7 @@ async fn another_ca_replaces_every_live_leaf_within_a_second() {
     let mut envoy = running.envoy(DELTA_ADS).await;
     let names = names(1000);
     take(&running, &mut envoy, &names).await;
-    let old = running.service.ca().id().to_owned();
+    let old = running.service.ca().unwrap().id().to_owned();
     let last = names.last().unwrap();
 
     let (ca, new) = another_ca();
@@ -93,7 +93,7 @@ async fn a_removed_ca_leaves_no_leaf_and_its_versions_prove_nothing() {
     let held = take(&running, &mut envoy, &names(100)).await;
     envoy.subscribe(&["localhost"]);
     envoy.next().await;
-    let old = cert_service::leases::CaId::new(running.service.ca().id());
+    let old = cert_service::leases::CaId::new(running.service.ca().unwrap().id());
 
     // The other one signs first, as a pool's states demand; nothing has been pushed yet when the old one goes.
     let (ca, _) = another_ca();
@@ -374,7 +374,7 @@ async fn an_envoy_that_reads_nothing_holds_up_nobody() {
     assert!(start.elapsed() < Duration::from_secs(5));
     // Far fewer leaves are made than were asked for: the rest waits until somebody reads.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let ca = running.service.ca().id().to_owned();
+    let ca = running.service.ca().unwrap().id().to_owned();
     let minted = running.metric(&format!("cert_service_mints_total{{ca=\"{ca}\",result=\"ok\"}}")).await;
     assert!(minted < 4000.0, "{minted}");
     running.stop().await;

@@ -79,8 +79,13 @@ fn it_says_why_it_does_not_start() {
     let output = run(&directory, &["--http", "127.0.0.1:0"]);
     refused(&output, 1, &["other users can reach the private key", "chmod 600"]);
 
+    let output = run(&Directory::new(), &["--http", "127.0.0.1:0", "--listen", "0.0.0.0:0"]);
+    refused(&output, 1, &["`--listen 0.0.0.0:0` has no TLS and is not loopback", "`--insecure-plaintext`"]);
+
     for (arguments, words) in [
-        (&["--http", "nowhere"][..], "invalid value 'nowhere'"),
+        (&["--http", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen-cert", "x"][..], "--listen-key"),
+        (&["--http", "127.0.0.1:0", "--config", "x", "--pool", "main"], "cannot be used with"),
+        (&["--http", "nowhere"], "invalid value 'nowhere'"),
         (&["--http", "127.0.0.1:0", "--leaf-ttl", "30d"], "a certificate must be valid for 1h to 7d"),
         (&["--http", "127.0.0.1:0", "--max-leases", "0"], "at least one name must fit"),
         (&["--http", "127.0.0.1:0", "--pool", "a b"], "is not a pool name"),

@@ -74,6 +74,16 @@ impl CertService {
                 arguments.extend([option.into(), value.into()]);
             }
         }
+        for (option, path) in [
+            ("--ca", &args.ca),
+            ("--ca-key", &args.ca_key),
+            ("--ca-key-passphrase", &args.ca_key_passphrase),
+            ("--config", &args.cert_config),
+        ] {
+            if let Some(path) = path {
+                arguments.extend([option.into(), path.into()]);
+            }
+        }
         let (audit, log) = (state.cert_service_audit(), state.cert_service_log());
         Ok(Self {
             process: Self::spawn(&program, &arguments, &audit, &log)?,
