@@ -52,7 +52,7 @@ async fn a_ca_from_files_signs_what_clients_see() {
     let file = |name: &str| folder.path().join("own").join(name).to_str().unwrap().to_owned();
     let options = Options::default().with(&["--ca", &file("ca.pem"), "--ca-key", &file("ca-key.pem")]);
     let setting = Setting::with_options(INSPECT_ALL, options).await;
-    assert_eq!(setting.outgate.roots(), [root.clone()], "it is what clients are told to trust");
+    assert_eq!(setting.outgate.roots(), std::slice::from_ref(&root), "it is what clients are told to trust");
     handshake(setting.proxy(), "a.site.test", &[root]).await.unwrap();
 }
 
