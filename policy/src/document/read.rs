@@ -43,7 +43,10 @@ fn policy(reader: &mut Reader, item: &Item<'_>) -> Option<Document> {
     reader.optional_text(&object, "description");
     let name =
         object.get("name").and_then(|item| reader.reference(&item)).unwrap_or_else(|| "policy".to_owned());
-    let rules: Vec<_> = reader.list(&object, "rules").iter().filter_map(|item| rule(reader, item)).collect();
+    let rules: Vec<_> = (0..)
+        .zip(&reader.list(&object, "rules"))
+        .filter_map(|(index, item)| rule(reader, item, index))
+        .collect();
     let url_lists: Vec<_> =
         reader.list(&object, "urlLists").iter().filter_map(|item| url_list(reader, item)).collect();
     let outgate = object.get("outgate").map_or_else(Outgate::default, |item| outgate(reader, &item));
@@ -113,7 +116,7 @@ fn unique<'a>(reader: &mut Reader, place: &str, names: impl Iterator<Item = &'a 
     }
 }
 
-fn rule(reader: &mut Reader, item: &Item<'_>) -> Option<RuleDocument> {
+fn rule(reader: &mut Reader, item: &Item<'_>, index: i32) -> Option<RuleDocument> {
     const KEYS: [&str; 12] = [
         "name",
         "description",
@@ -141,12 +144,13 @@ fn rule(reader: &mut Reader, item: &Item<'_>) -> Option<RuleDocument> {
     let application_matcher = object.get("applicationMatcher").and_then(|item| matcher(reader, &item));
     let tls_inspection_enabled = reader.boolean(&object, "tlsInspectionEnabled", false);
     let shadow = reader.boolean(&object, "shadow", false);
+    // What is wrong has its error; the rest of the rule is read on, so that all its errors are found.
     Some(RuleDocument {
-        name: name?,
+        name: name.unwrap_or_else(|| item.place.clone()),
         description,
         enabled,
-        priority: priority?,
-        // What is wrong has its error; the rest of the rule is read on, so that all its errors are found.
+        // One that hardly any other rule has.
+        priority: priority.unwrap_or(i32::MAX - index),
         action: action.unwrap_or(Action::Deny),
         session_matcher: session_matcher.unwrap_or_else(|| "false".to_owned()),
         // Exports write a missing text as an empty one.
