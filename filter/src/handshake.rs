@@ -21,7 +21,7 @@ pub mod logger;
 pub mod metrics;
 pub mod otlp;
 pub mod presented;
-mod reason;
+pub mod reason;
 pub mod refusal;
 #[cfg(target_family = "wasm")]
 pub mod refuse;
@@ -33,7 +33,7 @@ pub mod sketch;
 #[cfg(target_family = "wasm")]
 pub mod state;
 pub mod summary;
-mod tables;
+pub mod tables;
 pub mod taxonomy;
 #[cfg(target_family = "wasm")]
 pub mod told;

@@ -1,0 +1,416 @@
+//! What a pasted text is: Envoy's reason, a code of BoringSSL or OpenSSL, an alert, a verification error, a name.
+
+use outgate_filter::handshake::classify::{Evidence, classify};
+use outgate_filter::handshake::tables;
+use outgate_filter::handshake::taxonomy::{Certainty, SubReason};
+
+use super::alert::Alert;
+use super::openssl;
+use super::reading::Reading;
+
+/// BoringSSL's `CERTIFICATE_VERIFY_FAILED`, packed.
+const VERIFY_FAILED: &str = "268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED";
+/// BoringSSL's library number of TLS, in a packed code.
+const BORINGSSL_TLS: u64 = 0x1000_0000;
+/// OpenSSL's library number of TLS.
+const OPENSSL_TLS: u64 = 20;
+const ALERT_RECEIVED: u64 = tables::ALERT_RECEIVED as u64;
+
+/// How Envoy's reasons begin: since 1.27 or so, of its inspector, before, and before with underscores.
+const ENVOY: [&str; 4] = ["TLS_error:|", "TLS_error|error:", "TLS error:", "TLS_error:_"];
+
+/// Every way to understand a text, the best first; none if it is nothing that is known.
+pub fn recognise(text: &str) -> Vec<Reading> {
+    let text = text.trim().trim_matches(['"', '\'', '`']).trim();
+    if let Some(reading) = in_line(text) {
+        return if is_openssl_alert(&reading, text) { both_directions(reading) } else { vec![reading] };
+    }
+    if let Some(reading) = without_frame(text) {
+        return vec![reading];
+    }
+    let numbered = numbered(text);
+    if numbered.is_empty() { named(text) } else { numbered }
+}
+
+/// What a line of a log tells somewhere within it. Nothing short is looked for: it would be found everywhere.
+pub fn in_line(text: &str) -> Option<Reading> {
+    envoy(text).or_else(|| connection_end(text)).or_else(|| printed(text)).or_else(|| verification(text))
+}
+
+fn envoy(text: &str) -> Option<Reading> {
+    let start = ENVOY.iter().filter_map(|beginning| text.find(beginning)).min()?;
+    let reason = text.get(start..)?;
+    let taken_for = if is_upstream(text.get(..start)?) {
+        "Envoy's reason of an upstream connection: Envoy is the client there, read the roles the other way round"
+    } else {
+        "Envoy's reason (%DOWNSTREAM_TRANSPORT_FAILURE_REASON%)"
+    };
+    let old;
+    let reason = if reason.starts_with("TLS_error:|") || reason.starts_with("TLS_error|") {
+        reason
+    } else {
+        old = queue_of_old(reason).unwrap_or_else(|| reason.to_owned());
+        &old
+    };
+    classified(taken_for, reason)
+}
+
+/// Whether what stands before a reason says that it is of an upstream connection.
+pub fn is_upstream(before: &str) -> bool {
+    ["upstream_reset_before_response_started{", "transport failure reason:", "transport_failure_reason:_"]
+        .iter()
+        .any(|words| before.contains(words))
+}
+
+/// `TLS error: 268435581:SSL routines:OPENSSL_internal:… 33554536:…` as later Envoys write it.
+fn queue_of_old(reason: &str) -> Option<String> {
+    let reason = reason.split('"').next()?;
+    let codes: Vec<_> = reason
+        .split([' ', '_'])
+        .filter_map(|word| word.split_once(':'))
+        .map(|(first, _)| first)
+        .filter(|first| first.len() >= 6 && first.bytes().all(|byte| byte.is_ascii_digit()))
+        .map(|code| format!("{code}:::"))
+        .collect();
+    (!codes.is_empty()).then(|| format!("TLS_error:|{}", codes.join("|")))
+}
+
+/// How Envoy ends connections without a reason.
+fn connection_end(text: &str) -> Option<Reading> {
+    for timeout in ["transport socket timeout was reached", "transport_socket_timeout_was_reached"] {
+        if text.contains(timeout) {
+            let evidence = Evidence { termination_details: timeout, ..Evidence::default() };
+            let taken_for = "Envoy's end of a connection (%CONNECTION_TERMINATION_DETAILS%)";
+            return Some(Reading::new(taken_for, classify(&evidence)?));
+        }
+    }
+    if text.contains("filter_chain_not_found") {
+        let evidence = Evidence { code_details: "filter_chain_not_found", ..Evidence::default() };
+        let taken_for = "Envoy's end of a connection (%RESPONSE_CODE_DETAILS%)";
+        return Some(Reading::new(taken_for, classify(&evidence)?));
+    }
+    None
+}
+
+/// `error:1000007d:SSL routines:OPENSSL_internal:…` and `error:0A000086:SSL routines:tls_process_…:…`
+fn printed(text: &str) -> Option<Reading> {
+    let mut rest = text;
+    loop {
+        let (_, after) = rest.split_once("error:")?;
+        if let Some((digits, tail)) = after.split_once(':')
+            && (6..=8).contains(&digits.len())
+            && let Ok(code) = u64::from_str_radix(digits, 16)
+            && let Some(reading) = packed(code, tail)
+        {
+            return Some(reading);
+        }
+        rest = after;
+    }
+}
+
+/// A packed code, and what was printed after it: library, function, reason.
+fn packed(code: u64, printed: &str) -> Option<Reading> {
+    const OPENSSL_3_ERRNO: u64 = 0x8000_0000;
+    const LINUX: u64 = 0x0200_0000;
+    if code >> 24 == BORINGSSL_TLS >> 24 || code >> 24 == LINUX >> 24 {
+        return boringssl(code);
+    }
+    if code & OPENSSL_3_ERRNO != 0 {
+        let reading = boringssl(LINUX | (code & 0xfff))?;
+        return Some(Reading {
+            taken_for: format!("OpenSSL's {code:08X}, an error of the system"),
+            ..reading
+        });
+    }
+    // 3.x and later, then 1.x: eight bits of library above 23 bits, or above 24.
+    let (version, reason) = if (code >> 23) & 0xff == OPENSSL_TLS {
+        ("3", code & 0x7f_ffff)
+    } else if code >> 24 == OPENSSL_TLS {
+        ("1", code & 0xfff)
+    } else {
+        return None;
+    };
+    let of_server = printed.contains("server_certificate");
+    let reading = openssl_reason(reason)?;
+    let what = reading.taken_for;
+    if of_server && reading.failure.sub_reason == SubReason::Unspecified {
+        // Functions of a client: it is the server's certificate that failed.
+        return Some(Reading::exact(
+            format!("OpenSSL {version}'s {code:08X} in a client: {what}"),
+            SubReason::ClientRejectedServerCertificate,
+        ));
+    }
+    Some(Reading { taken_for: format!("OpenSSL {version}'s {code:08X}: {what}"), ..reading })
+}
+
+/// A packed code of BoringSSL, as the classifier takes it.
+fn boringssl(code: u64) -> Option<Reading> {
+    let mut reading = classified("", &format!("TLS_error:|{code}:::TLS_error_end"))?;
+    let name = ssl_name(code & 0xfff).filter(|_| code >> 24 == BORINGSSL_TLS >> 24);
+    reading.taken_for = match name {
+        Some(name) => format!("BoringSSL's {code} (0x{code:x}): {name}"),
+        None => format!("BoringSSL's {code} (0x{code:x})"),
+    };
+    Some(reading)
+}
+
+/// An `SSL_R_*` of OpenSSL by its number.
+fn openssl_reason(reason: u64) -> Option<Reading> {
+    if reason >= ALERT_RECEIVED {
+        let number = reason - ALERT_RECEIVED;
+        let received = boringssl(BORINGSSL_TLS | reason)?;
+        let name = Alert::numbered(number)?.name;
+        return Some(Reading {
+            taken_for: format!("alert {number} {name}, received from the client"),
+            ..received
+        });
+    }
+    let number = u32::try_from(reason).ok()?;
+    if let Some((_, text, sub_reason)) =
+        openssl::OTHER_SSL_REASONS.iter().find(|(known, ..)| *known == number)
+    {
+        return Some(Reading::exact(format!("SSL_R {number}, {text}"), *sub_reason));
+    }
+    let (_, name) = openssl::SSL_REASONS.iter().find(|(known, _)| *known == number)?;
+    let reading = boringssl(BORINGSSL_TLS | u64::from(ssl_number(name)?))?;
+    Some(Reading { taken_for: format!("SSL_R {number}, {name}"), ..reading })
+}
+
+fn is_openssl_alert(reading: &Reading, text: &str) -> bool {
+    text.contains("error:") && reading.taken_for.contains("received from the client")
+}
+
+/// Whether a server or a client wrote an error of OpenSSL, it does not say.
+fn both_directions(received: Reading) -> Vec<Reading> {
+    let number =
+        received.failure.code.map_or(0, |code| u64::from(code & 0xfff).saturating_sub(ALERT_RECEIVED));
+    let taken_for = received.taken_for.replace(", received from the client", "");
+    let sent = Alert::numbered(number).and_then(|alert| {
+        Reading::any_of(format!("{taken_for}, if a client wrote this: the server refused it"), alert.sent)
+    });
+    let received = Reading {
+        taken_for: format!("{taken_for}, if a server wrote this: the client refused it"),
+        ..received
+    };
+    [received].into_iter().chain(sent).collect()
+}
+
+/// `verify error:num=10:…` (openssl), `verify error: (10:…)` (nginx), `Verify return code: 10 (…)`.
+fn verification(text: &str) -> Option<Reading> {
+    let rest = ["verify error:num=", "verify error: (", "Verify return code: "]
+        .iter()
+        .find_map(|beginning| text.split_once(beginning).map(|(_, rest)| rest))?;
+    let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+    let (number, told) = rest.split_at(digits);
+    let number: u32 = number.parse().ok()?;
+    let readings = verify_errors(number);
+    // The numbers of the two libraries differ, the text tells which it was.
+    let told = told.trim_start_matches([':', ' ', '(']);
+    let by_text = readings.iter().find(|(text, _)| told.starts_with(text));
+    by_text.or_else(|| readings.first()).map(|(text, sub_reason)| {
+        Reading::exact(
+            format!("X509_V_ERR {number}, {text}: of whoever's certificate was verified"),
+            *sub_reason,
+        )
+    })
+}
+
+/// What a number of `X509_V_ERR_*` means in BoringSSL, and in OpenSSL if that is something else.
+fn verify_errors(number: u32) -> Vec<(&'static str, SubReason)> {
+    let of = |table: &[(u32, &'static str, SubReason)]| {
+        table.iter().find(|(known, ..)| *known == number).map(|(_, text, sub_reason)| (*text, *sub_reason))
+    };
+    of(tables::VERIFY_ERRORS).into_iter().chain(of(openssl::VERIFY_ERRORS)).collect()
+}
+
+/// Envoy's words without `TLS_error:|` before them: from the code on, or from the detail on.
+fn without_frame(text: &str) -> Option<Reading> {
+    let spaced = text.replace('_', " ");
+    let framed = if text
+        .split_once(':')
+        .is_some_and(|(code, _)| code.len() >= 8 && code.bytes().all(|byte| byte.is_ascii_digit()))
+    {
+        format!("TLS_error:|{text}")
+    } else if ["verify cert failed: ", "X509 verify cert: "].iter().any(|words| spaced.starts_with(words)) {
+        format!("TLS_error:|{VERIFY_FAILED}:{text}:TLS_error_end")
+    } else {
+        return None;
+    };
+    classified("part of Envoy's reason (%DOWNSTREAM_TRANSPORT_FAILURE_REASON%)", &framed)
+}
+
+fn classified(taken_for: &str, reason: &str) -> Option<Reading> {
+    let failure = classify(&Evidence { reason, ..Evidence::default() })?;
+    let or_else = match failure.certainty {
+        // The one ambiguity that the classifier itself knows: a lost alert, or damage.
+        Certainty::Likely if failure.sub_reason == SubReason::ClientRejectedServerCertificate => {
+            vec![SubReason::RecordError]
+        }
+        _ => Vec::new(),
+    };
+    Some(Reading { or_else, ..Reading::new(taken_for, failure) })
+}
+
+/// A number alone: a packed code if it is large, else whatever has this number.
+fn numbered(text: &str) -> Vec<Reading> {
+    let lower = text.to_ascii_lowercase();
+    let (alerts_only, digits) = match lower.rsplit_once("alert") {
+        Some((_, rest)) => {
+            (true, rest.trim_start_matches([' ', ':', '=']).trim_start_matches("number").trim())
+        }
+        None => (false, lower.trim_start_matches("num=").trim_start_matches("code").trim()),
+    };
+    let hexadecimal = || u64::from_str_radix(digits.trim_start_matches("0x"), 16).ok();
+    let Some(number) = digits.parse().ok().or_else(hexadecimal) else { return Vec::new() };
+    if alerts_only {
+        return Alert::numbered(number).map(alert_readings).unwrap_or_default();
+    }
+    if number > 0xffff {
+        return packed(number, "")
+            .or_else(|| packed(hexadecimal()?, ""))
+            .map(|reading| {
+                if reading.taken_for.contains("OpenSSL")
+                    && reading.taken_for.contains("received from the client")
+                {
+                    both_directions(reading)
+                } else {
+                    vec![reading]
+                }
+            })
+            .unwrap_or_default();
+    }
+    small(number)
+}
+
+fn small(number: u64) -> Vec<Reading> {
+    let mut readings: Vec<Reading> = Alert::numbered(number).map(alert_readings).unwrap_or_default();
+    if let Ok(number) = u32::try_from(number) {
+        readings.extend(verify_errors(number).into_iter().map(|(text, sub_reason)| {
+            Reading::exact(format!("as a verification error, X509_V_ERR {number}: {text}"), sub_reason)
+        }));
+    }
+    if number >= ALERT_RECEIVED {
+        readings.extend(Alert::numbered(number - ALERT_RECEIVED).map(alert_readings).unwrap_or_default());
+    } else {
+        let of_boringssl = ssl_name(number).and_then(|_| boringssl(BORINGSSL_TLS | number));
+        readings.extend(of_boringssl.into_iter().chain(
+            openssl_reason(number).map(|reading| Reading {
+                taken_for: format!("as OpenSSL's {}", reading.taken_for),
+                ..reading
+            }),
+        ));
+    }
+    readings
+}
+
+/// What an alert means if the server sent it, and if the client did.
+fn alert_readings(alert: &'static Alert) -> Vec<Reading> {
+    let Alert { number, name, sent } = alert;
+    let by_server = Reading::any_of(
+        format!("as alert {number} {name}, if the server sent it: it is in the client's log"),
+        sent,
+    );
+    let by_client = boringssl(BORINGSSL_TLS | (ALERT_RECEIVED + u64::from(*number))).map(|reading| Reading {
+        taken_for: format!("as alert {number} {name}, if the client sent it: it is in the server's log"),
+        ..reading
+    });
+    by_server.into_iter().chain(by_client).collect()
+}
+
+/// A name alone: an alert, a constant or a text of the libraries, a category or sub-reason of ours.
+fn named(text: &str) -> Vec<Reading> {
+    let whole = normal(text);
+    let mut name = whole.as_str();
+    for prefix in ["ssl_r_", "x509_v_err_", "received_fatal_", "sslv3_", "tlsv1_", "tlsv13_"] {
+        name = name.strip_prefix(prefix).unwrap_or(name);
+    }
+    let alert = name.strip_prefix("alert_");
+    let alerts = Alert::named(alert.unwrap_or(name)).map(alert_readings).unwrap_or_default();
+    if alert.is_some() {
+        return alerts;
+    }
+    let mut readings = Vec::new();
+    readings.extend(
+        SubReason::ALL
+            .iter()
+            .filter(|known| known.as_str() == name)
+            .map(|known| Reading::exact(format!("the sub-reason {known} of Outgate"), *known)),
+    );
+    readings.extend(alerts);
+    let verify = tables::VERIFY_ERRORS.iter().chain(openssl::VERIFY_ERRORS);
+    let symbol = openssl::VERIFY_SYMBOLS.iter().find(|(_, symbol)| normal(symbol) == name);
+    let mut verified: Vec<_> = verify
+        .filter(|(_, text, _)| normal(text) == name)
+        .map(|(number, text, sub_reason)| (*number, *text, *sub_reason))
+        .collect();
+    verified.extend(symbol.and_then(|(number, _)| {
+        let (text, sub_reason) = verify_errors(*number).into_iter().next()?;
+        Some((*number, text, sub_reason))
+    }));
+    verified.dedup_by_key(|(_, _, sub_reason)| *sub_reason);
+    readings.extend(verified.into_iter().map(|(number, text, sub_reason)| {
+        Reading::exact(format!("the verification error X509_V_ERR {number}, {text}"), sub_reason)
+    }));
+    let validators = tables::VALIDATORS.iter().chain(tables::OTHER_VERIFY_ERRORS);
+    if readings.is_empty() {
+        readings.extend(validators.filter(|(text, _)| normal(text) == name).map(|(text, sub_reason)| {
+            Reading::exact(format!("`{text}`, of a certificate's verification"), *sub_reason)
+        }));
+    }
+    if let Some(number) = ssl_number(&name.to_ascii_uppercase()) {
+        readings.extend(boringssl(BORINGSSL_TLS | u64::from(number)));
+    }
+    let other = openssl::OTHER_SSL_REASONS.iter().find(|(_, text, _)| normal(text) == name);
+    readings.extend(other.map(|(number, text, sub_reason)| {
+        Reading::exact(format!("OpenSSL's SSL_R {number}, {text}"), *sub_reason)
+    }));
+    if readings.is_empty() {
+        let members = SubReason::ALL.iter().filter(|known| known.category().as_str() == name);
+        readings.extend(
+            members.map(|known| Reading::exact(format!("of the category {name} of Outgate"), *known)),
+        );
+    }
+    // Many names are shared; one reading of each meaning will do.
+    let mut meanings = Vec::new();
+    readings.retain(|reading| {
+        let new = !meanings.contains(&reading.failure.sub_reason);
+        meanings.push(reading.failure.sub_reason);
+        new
+    });
+    readings
+}
+
+/// Lower-case words joined by underscores: `UnknownCA`, `unknown ca` and `unknown-ca` are one.
+fn normal(text: &str) -> String {
+    let mut normal = String::with_capacity(text.len());
+    let mut after_lower = false;
+    for character in text.trim().chars() {
+        if character.is_ascii_uppercase() && after_lower {
+            normal.push('_');
+        }
+        after_lower = character.is_ascii_lowercase();
+        if character.is_alphanumeric() {
+            normal.extend(character.to_lowercase());
+        } else if !normal.ends_with('_') && !normal.is_empty() {
+            normal.push('_');
+        }
+    }
+    normal.trim_end_matches('_').to_owned()
+}
+
+fn ssl_name(number: u64) -> Option<&'static str> {
+    ssl_names().find(|(known, _)| u64::from(*known) == number).map(|(_, name)| name)
+}
+
+fn ssl_number(name: &str) -> Option<u32> {
+    ssl_names().find(|(_, known)| *known == name).map(|(number, _)| number)
+}
+
+/// BoringSSL's `SSL_R_*`. The one that has no meaning of its own is not in the classifier's table.
+fn ssl_names() -> impl Iterator<Item = (u32, &'static str)> {
+    let verify_failed = (tables::CERTIFICATE_VERIFY_FAILED, "CERTIFICATE_VERIFY_FAILED");
+    tables::SSL_REASONS.iter().flat_map(|(_, names)| names.iter().copied()).chain([verify_failed])
+}
+
+#[cfg(test)]
+mod tests;
