@@ -12,8 +12,12 @@
 mod command_line;
 #[path = "end_to_end/companions.rs"]
 mod companions;
+#[path = "end_to_end/dashboards.rs"]
+mod dashboards;
 #[path = "end_to_end/demonstration.rs"]
 mod demonstration;
+#[path = "end_to_end/explain_tls.rs"]
+mod explain_tls;
 #[path = "end_to_end/destinations.rs"]
 mod destinations;
 #[path = "end_to_end/edges.rs"]

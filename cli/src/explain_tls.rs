@@ -113,7 +113,8 @@ fn explain(args: &ExplainTlsArgs) -> Result<String, ExplainTlsError> {
         return explain_files(args, &[PathBuf::from("-")]);
     }
     let files: Vec<PathBuf> = args.input.iter().map(PathBuf::from).collect();
-    if files.iter().all(|path| is_standard_input(path) || path.is_file()) {
+    // The first decides: of several logs, one that is missing is an error and no text.
+    if files.first().is_some_and(|path| is_standard_input(path) || path.exists()) {
         return explain_files(args, &files);
     }
     // Words that the shell took apart.

@@ -40,7 +40,9 @@ pub enum CertificateInputError {
     #[error("`--ca` cannot be used: {0}")]
     Authorities(String),
     /// `--crl` is no CRL.
-    #[error("`--crl` cannot be used: {0}")]
+    #[error(
+        "`--crl` cannot be used: {0}; rustls-webpki reads CRLs in PEM, of version 2 and with a crlNumber"
+    )]
     RevocationLists(String),
 }
 

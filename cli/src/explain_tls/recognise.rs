@@ -173,7 +173,11 @@ fn openssl_reason(reason: u64) -> Option<Reading> {
     }
     let (_, name) = openssl::SSL_REASONS.iter().find(|(known, _)| *known == number)?;
     let reading = boringssl(BORINGSSL_TLS | u64::from(ssl_number(name)?))?;
-    Some(Reading { taken_for: format!("SSL_R {number}, {name}"), ..reading })
+    let elsewhere = match reading.failure.sub_reason {
+        SubReason::Unspecified => "; the `verify error` beside it says why",
+        _ => "",
+    };
+    Some(Reading { taken_for: format!("SSL_R {number}, {name}{elsewhere}"), ..reading })
 }
 
 fn is_openssl_alert(reading: &Reading, text: &str) -> bool {
@@ -286,19 +290,21 @@ fn small(number: u64) -> Vec<Reading> {
     let mut readings: Vec<Reading> = Alert::numbered(number).map(alert_readings).unwrap_or_default();
     if let Ok(number) = u32::try_from(number) {
         readings.extend(verify_errors(number).into_iter().map(|(text, sub_reason)| {
-            Reading::exact(format!("as a verification error, X509_V_ERR {number}: {text}"), sub_reason)
+            Reading::exact(format!("the verification error X509_V_ERR {number}, {text}"), sub_reason)
         }));
     }
     if number >= ALERT_RECEIVED {
         readings.extend(Alert::numbered(number - ALERT_RECEIVED).map(alert_readings).unwrap_or_default());
     } else {
         let of_boringssl = ssl_name(number).and_then(|_| boringssl(BORINGSSL_TLS | number));
-        readings.extend(of_boringssl.into_iter().chain(
-            openssl_reason(number).map(|reading| Reading {
-                taken_for: format!("as OpenSSL's {}", reading.taken_for),
-                ..reading
-            }),
-        ));
+        readings.extend(
+            of_boringssl.into_iter().chain(
+                openssl_reason(number).map(|reading| Reading {
+                    taken_for: format!("OpenSSL's {}", reading.taken_for),
+                    ..reading
+                }),
+            ),
+        );
     }
     readings
 }
@@ -307,11 +313,11 @@ fn small(number: u64) -> Vec<Reading> {
 fn alert_readings(alert: &'static Alert) -> Vec<Reading> {
     let Alert { number, name, sent } = alert;
     let by_server = Reading::any_of(
-        format!("as alert {number} {name}, if the server sent it: it is in the client's log"),
+        format!("alert {number} {name}, sent by the server: it is in the client's log"),
         sent,
     );
     let by_client = boringssl(BORINGSSL_TLS | (ALERT_RECEIVED + u64::from(*number))).map(|reading| Reading {
-        taken_for: format!("as alert {number} {name}, if the client sent it: it is in the server's log"),
+        taken_for: format!("alert {number} {name}, sent by the client: it is in the server's log"),
         ..reading
     });
     by_server.into_iter().chain(by_client).collect()
