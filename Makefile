@@ -46,6 +46,10 @@ judge-leaves: ## Leaves of every kind of CA before pkilint, OpenSSL's strict rul
 	$(CARGO) build --locked --package cert-service
 	@scripts/judge-leaves
 
+.PHONY: test-pkcs11
+test-pkcs11: ## CAs on a PKCS#11 token, where SoftHSM is installed (Debian: softhsm2)
+	$(CARGO) test --locked --package cert-service --features pkcs11 --test suite -- --nocapture token
+
 .PHONY: bench-mint
 bench-mint: ## Leaves per second, beside openssl speed and rcgen: target/bench/mint.json
 	$(CARGO) bench --locked --package cert-service --bench mint
