@@ -53,6 +53,15 @@ envoy: ## An Envoy of the pinned version, as target/envoy/envoy
 test-leases-long: build envoy ## Tests of leases that take longer: 5,000 names with a cap of 500
 	$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture leases
 
+.PHONY: judge-leaves
+judge-leaves: ## Leaves of every kind of CA before pkilint, OpenSSL's strict rules and GnuTLS
+	$(CARGO) build --locked --package cert-service
+	@scripts/judge-leaves
+
+.PHONY: test-pkcs11
+test-pkcs11: ## CAs on a PKCS#11 token, where SoftHSM is installed (Debian: softhsm2)
+	$(CARGO) test --locked --package cert-service --features pkcs11 --test suite -- --nocapture token
+
 .PHONY: bench-mint
 bench-mint: ## Leaves per second, beside openssl speed and rcgen: target/bench/mint.json
 	$(CARGO) bench --locked --package cert-service --bench mint

@@ -16,12 +16,12 @@ mod companions;
 mod dashboards;
 #[path = "end_to_end/demonstration.rs"]
 mod demonstration;
-#[path = "end_to_end/explain_tls.rs"]
-mod explain_tls;
 #[path = "end_to_end/destinations.rs"]
 mod destinations;
 #[path = "end_to_end/edges.rs"]
 mod edges;
+#[path = "end_to_end/explain_tls.rs"]
+mod explain_tls;
 #[path = "end_to_end/forward.rs"]
 mod forward;
 #[path = "end_to_end/handshake_bench.rs"]

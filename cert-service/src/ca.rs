@@ -4,10 +4,13 @@ mod development;
 pub mod facts;
 pub mod key;
 mod store;
+#[cfg(feature = "pkcs11")]
+mod token;
 
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
+use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -33,10 +36,54 @@ pub const DRAINING_KEY_FILE: &str = "ca-key-draining.pem";
 pub struct CaFiles {
     /// The certificate, then its intermediates, as PEM.
     pub certificate: PathBuf,
-    /// The private key, as PEM.
-    pub key: PathBuf,
-    /// The file whose first line is the passphrase of the key.
+    /// The private key.
+    pub key: KeyPlace,
+    /// The file whose first line is the passphrase of the key, or the PIN of its token.
     pub passphrase: Option<PathBuf>,
+}
+
+/// Where a private key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// A PEM file.
+    File(PathBuf),
+    /// A PKCS#11 token.
+    Token(TokenKey),
+}
+
+/// A key on a PKCS#11 token.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TokenKey {
+    /// The library of the token's maker.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The label of the key, private and public.
+    pub key: String,
+}
+
+impl KeyPlace {
+    fn open(&self, passphrase: Option<&Path>) -> Result<SigningKey, CaError> {
+        match self {
+            KeyPlace::File(path) => {
+                let passphrase = passphrase.map(store::read_passphrase).transpose()?;
+                let text = store::read_key(path)?;
+                pem::decode(&text)
+                    .map_err(KeyError::from)
+                    .and_then(|blocks| {
+                        SigningKey::from_blocks(&blocks, passphrase.as_deref().map(Vec::as_slice))
+                    })
+                    .map_err(|source| CaError::Key { path: path.clone(), source })
+            }
+            #[cfg(feature = "pkcs11")]
+            KeyPlace::Token(key) => token::open(key, passphrase),
+            #[cfg(not(feature = "pkcs11"))]
+            KeyPlace::Token(key) => {
+                Err(CaError::Key { path: key.module.clone(), source: KeyError::NoTokens })
+            }
+        }
+    }
 }
 
 /// A CA that has proved that it can sign what clients accept.
@@ -208,7 +255,8 @@ impl Ca {
             found if found.is_empty() => state.join(TRUST_FILE),
             _ => key_path.clone(),
         };
-        let files = CaFiles { certificate: certificates_path, key: key_path, passphrase: None };
+        let files =
+            CaFiles { certificate: certificates_path, key: KeyPlace::File(key_path), passphrase: None };
         let mut ca = Ca::open(&files, now)?;
         ca.created = created;
         ca.warnings.clear();
@@ -218,7 +266,8 @@ impl Ca {
 
     /// The operator's CA; what clients must trust is published in the state directory.
     pub fn supplied(chain: &Path, key: &Path, state: &Path, now: OffsetDateTime) -> Result<Ca, CaError> {
-        let files = CaFiles { certificate: chain.to_owned(), key: key.to_owned(), passphrase: None };
+        let files =
+            CaFiles { certificate: chain.to_owned(), key: KeyPlace::File(key.to_owned()), passphrase: None };
         let ca = Ca::open(&files, now)?;
         publish(state, &ca.trust_pem)?;
         Ok(ca)
@@ -226,13 +275,8 @@ impl Ca {
 
     /// Reads, checks, and mints a leaf for nobody as a probe.
     pub fn open(files: &CaFiles, now: OffsetDateTime) -> Result<Ca, CaError> {
-        let (chain_path, key_path) = (files.certificate.as_path(), files.key.as_path());
-        let passphrase = files.passphrase.as_deref().map(store::read_passphrase).transpose()?;
-        let key_text = store::read_key(key_path)?;
-        let key = pem::decode(&key_text)
-            .map_err(KeyError::from)
-            .and_then(|blocks| SigningKey::from_blocks(&blocks, passphrase.as_deref().map(Vec::as_slice)))
-            .map_err(|source| CaError::Key { path: key_path.to_owned(), source })?;
+        let chain_path = files.certificate.as_path();
+        let key = files.key.open(files.passphrase.as_deref())?;
         let found = certificates(chain_path, &store::read(chain_path)?)?;
         let chain = Chain::build(chain_path, found, &key)?;
         chain.check(now)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::admission::AdmissionOptions;
-use crate::ca::CaFiles;
+use crate::ca::{CaFiles, KeyPlace};
 use crate::grants::PoolName;
 use crate::pools::{Authorities, Source};
 use crate::transport::ListenOptions;
@@ -74,7 +74,7 @@ impl Options {
             (Some(path), _, _) => Authorities::Configuration(path.clone()),
             (None, Some(certificate), Some(key)) => Authorities::Files(CaFiles {
                 certificate: certificate.clone(),
-                key: key.clone(),
+                key: KeyPlace::File(key.clone()),
                 passphrase: self.ca_key_passphrase.clone(),
             }),
             _ => Authorities::Development,

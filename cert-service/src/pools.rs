@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use crate::ca::{self, Ca, CaError, CaFiles};
+use crate::ca::{self, Ca, CaError, CaFiles, KeyPlace};
 use crate::grants::PoolName;
 use crate::leases::CaId;
 use document::Plan;
@@ -121,7 +121,11 @@ impl Source {
                 for (name, state) in DEVELOPMENT {
                     let path = self.state.join(name);
                     if path.exists() {
-                        let files = CaFiles { certificate: path.clone(), key: path, passphrase: None };
+                        let files = CaFiles {
+                            certificate: path.clone(),
+                            key: KeyPlace::File(path),
+                            passphrase: None,
+                        };
                         others.push(Member { ca: Arc::new(Ca::open(&files, now)?), state });
                     }
                 }
@@ -149,7 +153,11 @@ impl Source {
     pub fn look(&self) -> Vec<Sight> {
         let files = |files: &CaFiles| {
             let CaFiles { certificate, key, passphrase } = files.clone();
-            [Some(certificate), Some(key), passphrase].into_iter().flatten().collect::<Vec<_>>()
+            let key = match key {
+                KeyPlace::File(path) => Some(path),
+                KeyPlace::Token(_) => None,
+            };
+            [Some(certificate), key, passphrase].into_iter().flatten().collect::<Vec<_>>()
         };
         let paths = match &self.authorities {
             Authorities::Development => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
-use crate::ca::{self, Ca, CaError, CaFiles, timestamp};
+use crate::ca::{self, Ca, CaError, CaFiles, KeyPlace, timestamp};
 use crate::grants::PoolName;
 use crate::leaf;
 use crate::pools::{Authorities, Pools, PoolsError, Source};
@@ -131,7 +131,7 @@ impl SourceArgs {
             (Some(path), _, _) => Authorities::Configuration(path.clone()),
             (None, Some(certificate), Some(key)) => Authorities::Files(CaFiles {
                 certificate: certificate.clone(),
-                key: key.clone(),
+                key: KeyPlace::File(key.clone()),
                 passphrase: self.ca_key_passphrase.clone(),
             }),
             _ => Authorities::Development,

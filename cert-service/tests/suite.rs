@@ -29,6 +29,9 @@ mod streams;
 #[path = "suite/support.rs"]
 mod support;
 #[cfg(test)]
+#[path = "suite/token.rs"]
+mod token;
+#[cfg(test)]
 #[path = "suite/tools.rs"]
 mod tools;
 #[cfg(test)]

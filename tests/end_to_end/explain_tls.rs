@@ -201,7 +201,7 @@ fn the_commands_of_the_documentation_do_what_they_say() {
             && std::net::TcpStream::connect(addresses.of(8443)).is_ok()
     });
     // That look was a failure of its own.
-    wait_until("the first line", || envoy.failures().get("closed_before_hello").is_some());
+    wait_until("the first line", || envoy.failures().contains_key("closed_before_hello"));
 
     let mut pages: Vec<PathBuf> =
         fs::read_dir(&documentation).unwrap().map(|entry| entry.unwrap().path()).collect();

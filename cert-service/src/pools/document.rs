@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{CaState, PoolsError};
-use crate::ca::CaFiles;
+use crate::ca::{CaFiles, KeyPlace, TokenKey};
 use crate::grants::PoolName;
 
 /// What the file says. An unknown key is refused, so that a misspelt one is not silently without effect.
@@ -26,7 +26,8 @@ struct PoolDocument {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct CaDocument {
     certificate: PathBuf,
-    key: PathBuf,
+    key: Option<PathBuf>,
+    pkcs11: Option<TokenKey>,
     passphrase_file: Option<PathBuf>,
     state: CaState,
 }
@@ -71,9 +72,14 @@ impl Plan {
             }
             let mut members: Vec<(CaFiles, CaState)> = Vec::new();
             for (place, ca) in pool.cas.into_iter().enumerate() {
+                let key = match (ca.key, ca.pkcs11) {
+                    (Some(path), None) => KeyPlace::File(directory.join(path)),
+                    (None, Some(token)) => KeyPlace::Token(token),
+                    _ => return Err(wrong(format!(".cas[{place}]: give either `key` or `pkcs11`"))),
+                };
                 let files = CaFiles {
                     certificate: directory.join(ca.certificate),
-                    key: directory.join(ca.key),
+                    key,
                     passphrase: ca.passphrase_file.map(|file| directory.join(file)),
                 };
                 if members

@@ -75,6 +75,10 @@ fn a_configuration_that_is_not_right_is_refused_with_the_place_and_the_remedy() 
         ),
         (&format!("pools: {{main: {{cas: [{{{a}, state: Active}}]}}}}"), &["cas[0].state: unknown variant"]),
         (&format!("pools: {{main: {{cas: [{{{a}}}]}}}}"), &["cas[0]", "missing field `state`"]),
+        (
+            "pools: {main: {cas: [{certificate: a.pem, state: active}]}}",
+            &["pools.main.cas[0]: give either `key` or `pkcs11`"],
+        ),
         ("pools: {main: {cas: [], cas: []}}", &["cas", "line 1"]),
         (
             &format!("pools: {{main: {{cas: [{{{a}, state: active}}, {{{a}, state: draining}}]}}}}"),

@@ -39,6 +39,30 @@ fn it_starts_says_so_and_ends_on_a_signal() {
 }
 
 #[test]
+fn sighup_reads_the_pools_again_and_no_core_is_dumped() {
+    let directory = Directory::new();
+    let mut child = start(&directory);
+    let (_, mut out) = read_until_started(&mut child);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let core: Vec<&str> = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    assert_eq!(core[4..6], ["0", "0"]);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::HUP)
+        .unwrap();
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    for words in ["\"event\":\"reload\"", "\"result\":\"ok\"", "\"cause\":\"signal\""] {
+        assert!(line.contains(words), "{line}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn it_replaces_a_socket_that_was_left_behind_and_no_other() {
     let directory = Directory::new();
     drop(UnixListener::bind(directory.path("socket")).unwrap());

@@ -34,7 +34,7 @@ fn a_ca_is_made_shown_and_mints() {
     }
     for (name, said) in [
         ("Example.COM", "dNSName example.com"),
-        ("[::1]", "iPAddress ::1"),
+        ("[::1]", "iPAddress [::1]"),
         ("bücher.example", "dNSName xn--bcher-kva.example"),
     ] {
         let minted = succeeds(&["mint", "--dry-run", name, "--state", "new"]);
