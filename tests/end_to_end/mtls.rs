@@ -43,9 +43,13 @@ impl Listener {
 
     /// A handshake and a request; whether the listener refused.
     async fn ask(&self, tls: Tls) -> Result<client::Reply, std::io::Error> {
-        let stream = TcpStream::connect(self.outgate.mtls).await.unwrap();
-        let stream = tls.handshake(stream).await?;
-        client::over_tls(stream, Ask::get("/who").at("localhost")).await
+        let exchange = async {
+            let stream = TcpStream::connect(self.outgate.mtls).await.unwrap();
+            let stream = tls.handshake(stream).await?;
+            client::over_tls(stream, Ask::get("/who").at("localhost")).await
+        };
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, exchange).await.expect("an answer or an end within half a minute")
     }
 
     fn failures(&self) -> Vec<Value> {
@@ -336,16 +340,14 @@ async fn settings_say_what_the_options_do_not() {
         let ca = folder.path().join("ca.pem");
         fs::write(&ca, listener.clients.pem()).unwrap();
         let policy = listener.outgate.policy_file();
-        let output = Command::new(executable())
-            .args(["run", "--policy", policy.to_str().unwrap(), "--state"])
-            .arg(folder.path().join("state"))
-            .args([
-                "--mtls-listen",
-                &free_address().to_string(),
-                "--mtls-ca",
-                ca.to_str().unwrap(),
-                "--mtls-settings",
-            ])
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(executable()).args(["run", "--policy", policy.to_str().unwrap(), "--state"]);
+        command.arg(folder.path().join("state"));
+        for option in ["--listen", "--admin", "--cert-http", "--mtls-listen"] {
+            command.args([option, &free_address().to_string()]);
+        }
+        let output = command
+            .args(["--mtls-ca", ca.to_str().unwrap(), "--mtls-settings"])
             .arg(&settings)
             .output()
             .unwrap();
