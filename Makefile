@@ -53,6 +53,11 @@ envoy: ## An Envoy of the pinned version, as target/envoy/envoy
 test-leases-long: build envoy ## Tests of leases that take longer: 5,000 names with a cap of 500
 	$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture leases
 
+.PHONY: judge-browser
+judge-browser: build envoy ## Chromium before an inspected connection; installs it from Debian's packages if need be
+	@command -v chromium certutil >/dev/null || apt-get install --yes --no-install-recommends chromium libnss3-tools
+	$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture judges::chromium
+
 .PHONY: judge-leaves
 judge-leaves: ## Leaves of every kind of CA before pkilint, OpenSSL's strict rules and GnuTLS
 	$(CARGO) build --locked --package cert-service

@@ -160,7 +160,9 @@ fn explain_files(args: &ExplainTlsArgs, files: &[PathBuf]) -> Result<String, Exp
 fn explain_text(args: &ExplainTlsArgs, text: &str) -> Option<String> {
     let readings = match line::Line::read(text.as_bytes()) {
         line::Line::Failure(failed) if text.trim_start().starts_with('{') => {
-            vec![Reading::any_of("a line of a log", &[failed.sub_reason])?]
+            let mut reading = Reading::exact("a line of a log", failed.sub_reason);
+            reading.failure.certainty = failed.certainty;
+            vec![reading]
         }
         _ => recognise(text),
     };

@@ -212,14 +212,13 @@ fn the_commands_of_the_documentation_do_what_they_say() {
         for section in page.split("\n## ").skip(1) {
             let reason = section.lines().next().unwrap();
             for commands in blocks(section) {
-                let before = envoy.failures();
+                let mut before = envoy.failures();
                 shell.run(&commands);
-                wait_until(reason, || envoy.failures().get(reason) > before.get(reason));
+                wait_until(reason, || envoy.failures() != before);
                 let mut after = envoy.failures();
-                after.remove(reason);
-                let mut others = before;
-                others.remove(reason);
-                assert_eq!(after, others, "{reason}: {commands}");
+                let [count, was] = [&mut after, &mut before].map(|failures| failures.remove(reason));
+                assert!(count > was, "{reason}: {commands}{before:#?}, then {after:#?}");
+                assert_eq!(after, before, "{reason}: {commands}");
                 reproduced += 1;
             }
         }

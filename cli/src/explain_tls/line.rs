@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use outgate_filter::handshake::classify::Failure;
-use outgate_filter::handshake::taxonomy::{Category, Certainty, SubReason};
+use outgate_filter::handshake::taxonomy::{Certainty, SubReason};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -98,14 +98,20 @@ impl Line {
     pub fn read(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim();
+        if text.starts_with('{') {
+            return match serde_json::from_str(text) {
+                Ok(object) => Self::of_json(&object),
+                // Half a line may still have the half that matters.
+                Err(_) => {
+                    Some(Self::of_text(text)).filter(|line| *line != Self::Other).unwrap_or(Self::Malformed)
+                }
+            };
+        }
         // Envoy's own log, and container runtimes, write something before the object.
         let object = text.find("{\"").and_then(|start| text.get(start..));
-        if let Some(Ok(object)) = object.map(serde_json::from_str) {
-            return Self::of_json(&object);
-        }
-        match Self::of_text(text) {
-            Self::Other if text.starts_with('{') => Self::Malformed,
-            line => line,
+        match object.map(serde_json::from_str) {
+            Some(Ok(object)) => Self::of_json(&object),
+            _ => Self::of_text(text),
         }
     }
 
@@ -220,17 +226,14 @@ impl Fields {
             .find_map(|name| self.0.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str()))
     }
 
-    /// A category and one of its sub-reasons, in whatever fields they stand.
+    /// A category and one of its sub-reasons, as Outgate's shapes have them.
     fn classified(&self) -> Option<SubReason> {
-        SubReason::ALL.iter().copied().find(|sub_reason| {
-            // `unclassified` is both: it has to stand there twice.
-            let times = |word: &str| self.0.iter().filter(|(_, text)| text == word).count();
-            let reasons = times(sub_reason.as_str());
-            match sub_reason.category() {
-                Category::Unclassified => reasons >= 2,
-                category => reasons >= 1 && times(category.as_str()) >= 1,
-            }
-        })
+        let category = self.first(&["error.type", "status_code", "category"])?;
+        let reason = self.first(&["event.reason", "status_detail", "reason"])?;
+        SubReason::ALL
+            .iter()
+            .copied()
+            .find(|known| known.as_str() == reason && known.category().as_str() == category)
     }
 
     fn about(&self) -> About {

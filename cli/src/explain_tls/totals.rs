@@ -45,21 +45,33 @@ struct Reason {
 }
 
 /// Counts by key, in bounded memory: what is new once it is full is counted as `others`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tally {
     counts: HashMap<String, u64>,
+    capacity: usize,
     others: u64,
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self::with_capacity(Self::CAPACITY)
+    }
+}
+
 impl Tally {
-    /// Keys that are told apart.
+    /// Keys that are told apart, if nothing else is said.
     const CAPACITY: usize = 50_000;
+
+    /// One that tells so many keys apart.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { counts: HashMap::new(), capacity, others: 0 }
+    }
 
     /// Counts.
     pub fn add(&mut self, key: &str, count: u64) {
         if let Some(known) = self.counts.get_mut(key) {
             *known = known.saturating_add(count);
-        } else if self.counts.len() < Self::CAPACITY {
+        } else if self.counts.len() < self.capacity {
             self.counts.insert(key.to_owned(), count);
         } else {
             self.others = self.others.saturating_add(count);

@@ -11,7 +11,9 @@ use crate::explain_tls::line::{Alarm, FailedHandshake, Line, Summary};
 use crate::explain_tls::totals::Tally;
 
 /// A window has no more slices than this, of a second at least; each is dropped as a whole when its time has passed.
-const SLICES: i64 = 4_096;
+const SLICES: i64 = 512;
+/// Keys of one kind that a slice tells apart.
+const KEYS: usize = 500;
 /// Alarms that are told.
 const ALARMS: usize = 5;
 
@@ -25,7 +27,7 @@ pub struct Window {
 }
 
 /// Counts of what was seen.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Seen {
     /// `category / reason` of lines.
     pub reasons: Tally,
@@ -71,7 +73,7 @@ impl Window {
     /// All that is within the window.
     pub fn seen(&mut self, now: OffsetDateTime) -> Seen {
         self.forget(now);
-        let mut all = Seen { alarms: self.alarms.iter().cloned().collect(), ..Seen::default() };
+        let mut all = Seen { alarms: self.alarms.iter().cloned().collect(), ..Seen::telling(50_000) };
         for seen in self.slices.values() {
             for (into, from) in all.tallies_mut().into_iter().zip(seen.tallies()) {
                 into.merge(from);
@@ -110,7 +112,7 @@ impl Window {
             .filter(|(slice, known)| (first..after).contains(slice) && *known == listener)
             .cloned()
             .collect();
-        let mut lines = Seen::default();
+        let mut lines = Seen::telling(KEYS);
         for key in of_window {
             if let Some(seen) = self.slices.remove(&key) {
                 for (into, from) in lines.tallies_mut().into_iter().zip(seen.tallies()) {
@@ -130,14 +132,16 @@ impl Window {
         for (category, count) in &summary.categories {
             lines.categories.raise(category, *count);
         }
-        let into = self.slices.entry((after - 1, listener)).or_default();
+        let into = self.slices.entry((after - 1, listener)).or_insert_with(Seen::new);
         for (into, from) in into.tallies_mut().into_iter().zip(lines.tallies()) {
             into.merge(from);
         }
     }
 
     fn slice(&mut self, at: OffsetDateTime, listener: Option<&str>) -> &mut Seen {
-        self.slices.entry((self.number(at), listener.unwrap_or_default().to_owned())).or_default()
+        self.slices
+            .entry((self.number(at), listener.unwrap_or_default().to_owned()))
+            .or_insert_with(Seen::new)
     }
 
     fn number(&self, at: OffsetDateTime) -> i64 {
@@ -166,7 +170,7 @@ impl Window {
         while i64::try_from(self.slices.len()).is_ok_and(|slices| slices > SLICES) {
             let oldest = self.slices.keys().find(|(slice, _)| *slice > OLD).cloned();
             let Some((key, seen)) = oldest.and_then(|key| self.slices.remove_entry(&key)) else { break };
-            let into = self.slices.entry((OLD, key.1)).or_default();
+            let into = self.slices.entry((OLD, key.1)).or_insert_with(Seen::new);
             for (into, from) in into.tallies_mut().into_iter().zip(seen.tallies()) {
                 into.merge(from);
             }
@@ -175,6 +179,23 @@ impl Window {
 }
 
 impl Seen {
+    fn new() -> Self {
+        Self::telling(KEYS)
+    }
+
+    /// One that tells so many keys of each kind apart.
+    pub fn telling(keys: usize) -> Self {
+        let tally = || Tally::with_capacity(keys);
+        Self {
+            reasons: tally(),
+            categories: tally(),
+            sources: tally(),
+            fingerprints: tally(),
+            server_names: tally(),
+            alarms: Vec::new(),
+        }
+    }
+
     /// Failures, those without a line included.
     pub fn failures(&self) -> u64 {
         self.categories.total()

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 fn seen() -> Seen {
-    let mut seen = Seen::default();
+    let mut seen = Seen::telling(10);
     seen.categories.add("not_tls", 12);
     seen.reasons.add("not_tls / garbage", 2);
     seen.sources.add("192.0.2.7", 9);
