@@ -22,19 +22,22 @@ const ENVOY: [&str; 4] = ["TLS_error:|", "TLS_error|error:", "TLS error:", "TLS_
 /// Every way to understand a text, the best first; none if it is nothing that is known.
 pub fn recognise(text: &str) -> Vec<Reading> {
     let text = text.trim().trim_matches(['"', '\'', '`']).trim();
-    if let Some(reading) = in_line(text) {
-        return if is_openssl_alert(&reading, text) { both_directions(reading) } else { vec![reading] };
-    }
-    if let Some(reading) = without_frame(text) {
-        return vec![reading];
-    }
-    let numbered = numbered(text);
-    if numbered.is_empty() { named(text) } else { numbered }
+    let ways = [found, without_frame, numbered, named];
+    ways.iter().map(|way| way(text)).find(|readings| !readings.is_empty()).unwrap_or_default()
 }
 
-/// What a line of a log tells somewhere within it. Nothing short is looked for: it would be found everywhere.
+/// What a line of a log tells somewhere within it.
 pub fn in_line(text: &str) -> Option<Reading> {
-    envoy(text).or_else(|| connection_end(text)).or_else(|| printed(text)).or_else(|| verification(text))
+    found(text).into_iter().next()
+}
+
+/// What is found anywhere in a text. Nothing short is looked for: it would be found everywhere.
+fn found(text: &str) -> Vec<Reading> {
+    if let Some(reading) = envoy(text).or_else(|| connection_end(text)) {
+        return vec![reading];
+    }
+    let printed = printed(text);
+    if printed.is_empty() { verification(text).into_iter().collect() } else { printed }
 }
 
 fn envoy(text: &str) -> Option<Reading> {
@@ -93,34 +96,29 @@ fn connection_end(text: &str) -> Option<Reading> {
 }
 
 /// `error:1000007d:SSL routines:OPENSSL_internal:…` and `error:0A000086:SSL routines:tls_process_…:…`
-fn printed(text: &str) -> Option<Reading> {
-    let mut rest = text;
-    loop {
-        let (_, after) = rest.split_once("error:")?;
-        if let Some((digits, tail)) = after.split_once(':')
-            && (6..=8).contains(&digits.len())
-            && let Ok(code) = u64::from_str_radix(digits, 16)
-            && let Some(reading) = packed(code, tail)
-        {
-            return Some(reading);
-        }
-        rest = after;
-    }
+fn printed(text: &str) -> Vec<Reading> {
+    let after_each = text.match_indices("error:").filter_map(|(at, word)| text.get(at + word.len()..));
+    after_each
+        .filter_map(|after| {
+            let (digits, rest) = after.split_once(':')?;
+            let code = u64::from_str_radix(digits, 16).ok().filter(|_| (6..=8).contains(&digits.len()))?;
+            Some(packed(code, rest))
+        })
+        .find(|readings| !readings.is_empty())
+        .unwrap_or_default()
 }
 
 /// A packed code, and what was printed after it: library, function, reason.
-fn packed(code: u64, printed: &str) -> Option<Reading> {
+fn packed(code: u64, printed: &str) -> Vec<Reading> {
     const OPENSSL_3_ERRNO: u64 = 0x8000_0000;
     const LINUX: u64 = 0x0200_0000;
     if code >> 24 == BORINGSSL_TLS >> 24 || code >> 24 == LINUX >> 24 {
-        return boringssl(code);
+        return boringssl(code).into_iter().collect();
     }
     if code & OPENSSL_3_ERRNO != 0 {
-        let reading = boringssl(LINUX | (code & 0xfff))?;
-        return Some(Reading {
-            taken_for: format!("OpenSSL's {code:08X}, an error of the system"),
-            ..reading
-        });
+        let taken_for = format!("OpenSSL's {code:08X}, an error of the system");
+        let reading = boringssl(LINUX | (code & 0xfff));
+        return reading.map(|reading| Reading { taken_for, ..reading }).into_iter().collect();
     }
     // 3.x and later, then 1.x: eight bits of library above 23 bits, or above 24.
     let (version, reason) = if (code >> 23) & 0xff == OPENSSL_TLS {
@@ -128,19 +126,18 @@ fn packed(code: u64, printed: &str) -> Option<Reading> {
     } else if code >> 24 == OPENSSL_TLS {
         ("1", code & 0xfff)
     } else {
-        return None;
+        return Vec::new();
     };
-    let of_server = printed.contains("server_certificate");
-    let reading = openssl_reason(reason)?;
-    let what = reading.taken_for;
-    if of_server && reading.failure.sub_reason == SubReason::Unspecified {
-        // Functions of a client: it is the server's certificate that failed.
-        return Some(Reading::exact(
-            format!("OpenSSL {version}'s {code:08X} in a client: {what}"),
-            SubReason::ClientRejectedServerCertificate,
-        ));
+    let mut readings = openssl_reason(reason);
+    for reading in &mut readings {
+        if printed.contains("server_certificate") && reading.failure.sub_reason == SubReason::Unspecified {
+            // Functions of a client: it is the server's certificate that failed.
+            let taken_for = format!("{}, in a client", reading.taken_for);
+            *reading = Reading::exact(taken_for, SubReason::ClientRejectedServerCertificate);
+        }
+        reading.taken_for = format!("OpenSSL {version}'s {code:08X}: {}", reading.taken_for);
     }
-    Some(Reading { taken_for: format!("OpenSSL {version}'s {code:08X}: {what}"), ..reading })
+    readings
 }
 
 /// A packed code of BoringSSL, as the classifier takes it.
@@ -154,49 +151,28 @@ fn boringssl(code: u64) -> Option<Reading> {
     Some(reading)
 }
 
-/// An `SSL_R_*` of OpenSSL by its number.
-fn openssl_reason(reason: u64) -> Option<Reading> {
+/// An `SSL_R_*` of OpenSSL by its number. Of an alert it does not say whether a server or a client received it.
+fn openssl_reason(reason: u64) -> Vec<Reading> {
     if reason >= ALERT_RECEIVED {
-        let number = reason - ALERT_RECEIVED;
-        let received = boringssl(BORINGSSL_TLS | reason)?;
-        let name = Alert::numbered(number)?.name;
-        return Some(Reading {
-            taken_for: format!("alert {number} {name}, received from the client"),
-            ..received
-        });
+        let mut readings = Alert::numbered(reason - ALERT_RECEIVED).map(alert_readings).unwrap_or_default();
+        readings.reverse();
+        return readings;
     }
-    let number = u32::try_from(reason).ok()?;
-    if let Some((_, text, sub_reason)) =
-        openssl::OTHER_SSL_REASONS.iter().find(|(known, ..)| *known == number)
-    {
-        return Some(Reading::exact(format!("SSL_R {number}, {text}"), *sub_reason));
+    let Ok(number) = u32::try_from(reason) else { return Vec::new() };
+    let other = openssl::OTHER_SSL_REASONS.iter().find(|(known, ..)| *known == number);
+    if let Some((_, text, sub_reason)) = other {
+        return vec![Reading::exact(format!("SSL_R {number}, {text}"), *sub_reason)];
     }
-    let (_, name) = openssl::SSL_REASONS.iter().find(|(known, _)| *known == number)?;
-    let reading = boringssl(BORINGSSL_TLS | u64::from(ssl_number(name)?))?;
-    let elsewhere = match reading.failure.sub_reason {
-        SubReason::Unspecified => "; the `verify error` beside it says why",
-        _ => "",
-    };
-    Some(Reading { taken_for: format!("SSL_R {number}, {name}{elsewhere}"), ..reading })
-}
-
-fn is_openssl_alert(reading: &Reading, text: &str) -> bool {
-    text.contains("error:") && reading.taken_for.contains("received from the client")
-}
-
-/// Whether a server or a client wrote an error of OpenSSL, it does not say.
-fn both_directions(received: Reading) -> Vec<Reading> {
-    let number =
-        received.failure.code.map_or(0, |code| u64::from(code & 0xfff).saturating_sub(ALERT_RECEIVED));
-    let taken_for = received.taken_for.replace(", received from the client", "");
-    let sent = Alert::numbered(number).and_then(|alert| {
-        Reading::any_of(format!("{taken_for}, if a client wrote this: the server refused it"), alert.sent)
+    let named = openssl::SSL_REASONS.iter().find(|(known, _)| *known == number);
+    let reading = named.and_then(|(_, name)| {
+        let reading = boringssl(BORINGSSL_TLS | u64::from(ssl_number(name)?))?;
+        let elsewhere = match reading.failure.sub_reason {
+            SubReason::Unspecified => "; the `verify error` beside it says why",
+            _ => "",
+        };
+        Some(Reading { taken_for: format!("SSL_R {number}, {name}{elsewhere}"), ..reading })
     });
-    let received = Reading {
-        taken_for: format!("{taken_for}, if a server wrote this: the client refused it"),
-        ..received
-    };
-    [received].into_iter().chain(sent).collect()
+    reading.into_iter().collect()
 }
 
 /// `verify error:num=10:…` (openssl), `verify error: (10:…)` (nginx), `Verify return code: 10 (…)`.
@@ -228,7 +204,7 @@ fn verify_errors(number: u32) -> Vec<(&'static str, SubReason)> {
 }
 
 /// Envoy's words without `TLS_error:|` before them: from the code on, or from the detail on.
-fn without_frame(text: &str) -> Option<Reading> {
+fn without_frame(text: &str) -> Vec<Reading> {
     let spaced = text.replace('_', " ");
     let framed = if text
         .split_once(':')
@@ -238,9 +214,10 @@ fn without_frame(text: &str) -> Option<Reading> {
     } else if ["verify cert failed: ", "X509 verify cert: "].iter().any(|words| spaced.starts_with(words)) {
         format!("TLS_error:|{VERIFY_FAILED}:{text}:TLS_error_end")
     } else {
-        return None;
+        return Vec::new();
     };
-    classified("part of Envoy's reason (%DOWNSTREAM_TRANSPORT_FAILURE_REASON%)", &framed)
+    let taken_for = "part of Envoy's reason (%DOWNSTREAM_TRANSPORT_FAILURE_REASON%)";
+    classified(taken_for, &framed).into_iter().collect()
 }
 
 fn classified(taken_for: &str, reason: &str) -> Option<Reading> {
@@ -270,18 +247,11 @@ fn numbered(text: &str) -> Vec<Reading> {
         return Alert::numbered(number).map(alert_readings).unwrap_or_default();
     }
     if number > 0xffff {
-        return packed(number, "")
-            .or_else(|| packed(hexadecimal()?, ""))
-            .map(|reading| {
-                if reading.taken_for.contains("OpenSSL")
-                    && reading.taken_for.contains("received from the client")
-                {
-                    both_directions(reading)
-                } else {
-                    vec![reading]
-                }
-            })
-            .unwrap_or_default();
+        let readings = packed(number, "");
+        return match hexadecimal() {
+            Some(number) if readings.is_empty() => packed(number, ""),
+            _ => readings,
+        };
     }
     small(number)
 }
@@ -297,13 +267,11 @@ fn small(number: u64) -> Vec<Reading> {
         readings.extend(Alert::numbered(number - ALERT_RECEIVED).map(alert_readings).unwrap_or_default());
     } else {
         let of_boringssl = ssl_name(number).and_then(|_| boringssl(BORINGSSL_TLS | number));
+        readings.extend(of_boringssl);
         readings.extend(
-            of_boringssl.into_iter().chain(
-                openssl_reason(number).map(|reading| Reading {
-                    taken_for: format!("OpenSSL's {}", reading.taken_for),
-                    ..reading
-                }),
-            ),
+            openssl_reason(number)
+                .into_iter()
+                .map(|reading| Reading { taken_for: format!("OpenSSL's {}", reading.taken_for), ..reading }),
         );
     }
     readings
