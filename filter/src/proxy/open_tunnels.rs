@@ -1,7 +1,7 @@
 //! Tunnels that are open, so that a new policy with `outgate.openTunnels: recheck` can end those that it denies.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -122,17 +122,11 @@ impl Tunnel {
         });
     }
 
-    fn end(&self, context_id: u32, filter: &Filter, rule: Option<RuleId>) {
+    /// Says why it ends.
+    fn record_end(&self, filter: &Filter, rule: Option<RuleId>) {
         let reason = if rule.is_some() { Reason::RuleDenied } else { Reason::DefaultDenied };
         let detail = "the policy has changed; the open tunnel is closed (`outgate.openTunnels: recheck`)";
         self.record(filter, "deny", reason, rule, detail);
-        if hostcalls::set_effective_context(context_id).is_err() {
-            return;
-        }
-        let _closed = match self.end {
-            End::Connect => hostcalls::reset_http_request(),
-            End::Tls(_) => hostcalls::close_downstream(),
-        };
     }
 }
 
@@ -154,12 +148,24 @@ pub fn recheck(filter: &Filter) {
     if filter.engine.document().outgate.open_tunnels != OpenTunnels::Recheck {
         return;
     }
-    // A context that ends takes itself off the list.
     let open: Vec<_> =
         OPEN.with_borrow(|open| open.iter().map(|(id, tunnel)| (*id, Rc::clone(tunnel))).collect());
-    for (context_id, tunnel) in open {
+    let mut denied = BTreeSet::new();
+    for (context_id, tunnel) in &open {
         if let Some(rule) = tunnel.denied_by(filter) {
-            tunnel.end(context_id, filter, rule);
+            tunnel.record_end(filter, rule);
+            denied.insert(tunnel.session_id.clone());
+            OPEN.with_borrow_mut(|open| open.remove(context_id));
+        }
+    }
+    // TLS inside ends with its CONNECT, whoever of them is denied. Envoy crashes if it is told to close the inner
+    // connection from here, and must be told once only: it ends contexts when this call is over.
+    for (context_id, tunnel) in open {
+        if matches!(tunnel.end, End::Connect) && denied.contains(&tunnel.session_id) {
+            OPEN.with_borrow_mut(|open| open.remove(&context_id));
+            if hostcalls::set_effective_context(context_id).is_ok() {
+                let _ended = hostcalls::reset_http_request();
+            }
         }
     }
 }
