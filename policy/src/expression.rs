@@ -9,7 +9,6 @@ mod parse;
 mod program;
 mod regex;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use describe::describe;
@@ -17,7 +16,7 @@ pub use evaluate::{Facts, Failure};
 pub use program::{Condition, Sniffing};
 
 use crate::engine::RuleKind;
-use crate::url_list::UrlList;
+use crate::url_list::UrlLists;
 
 /// A matcher that compiled.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ pub struct Scope<'a> {
     /// Which matcher it is.
     pub matcher: Matcher,
     /// The policy's URL lists.
-    pub url_lists: &'a BTreeMap<String, Arc<UrlList>>,
+    pub url_lists: &'a Arc<UrlLists>,
 }
 
 /// One thing that is wrong with a matcher.

@@ -85,7 +85,7 @@ fn condition_values(condition: &Condition, facts: &Facts<'_>, values: &mut Vec<S
         Test::Matches(text, _)
         | Test::AmongLiterals(text, _)
         | Test::InRange(text, _)
-        | Test::InUrlList(text, _) => {
+        | Test::InUrlList(text, _, _) => {
             text_values(text, facts, values);
         }
         Test::AmongTexts(text, texts) => {

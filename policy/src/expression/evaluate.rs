@@ -271,7 +271,7 @@ impl Condition {
                 Ok(range.contains(address(&text)?))
             }
             Test::SourceInRange(range) => Ok(range.contains(facts.session.client_ip)),
-            Test::InUrlList(text, list) => Ok(list.contains(&text.evaluate(frame)?)),
+            Test::InUrlList(text, lists, list) => Ok(lists.contains(*list, &text.evaluate(frame)?)),
             Test::HasTag(tag) => Ok(facts.identity().has_tag(&tag.evaluate(frame)?)),
             Test::HasServiceAccount(account) => {
                 Ok(facts.identity().has_service_account(&account.evaluate(frame)?))

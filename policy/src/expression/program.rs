@@ -9,7 +9,7 @@ use super::parse::Span;
 use super::regex::Regex;
 use crate::address::Cidr;
 use crate::attribute::Attribute;
-use crate::url_list::UrlList;
+use crate::url_list::{ListId, UrlLists};
 
 /// What is true, or false, or fails.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub enum Test {
     /// `inIpRange(source.ip, '…')`
     SourceInRange(Cidr),
     /// `inUrlList(a, '…')`
-    InUrlList(Text, Arc<UrlList>),
+    InUrlList(Text, Arc<UrlLists>, ListId),
     /// `source.matchTag(a)`
     HasTag(Text),
     /// `source.matchServiceAccount(a)`
