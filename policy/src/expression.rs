@@ -8,12 +8,14 @@ mod lower;
 mod parse;
 mod program;
 mod regex;
+mod requirement;
 
 use std::sync::Arc;
 
 pub use describe::describe;
 pub use evaluate::{Facts, Failure};
 pub use program::{Condition, Sniffing};
+pub use requirement::{Field, Key, Predicate, Requirement};
 
 use crate::engine::RuleKind;
 use crate::url_list::UrlLists;
@@ -73,6 +75,16 @@ impl Expression {
     /// Whether it holds.
     pub fn holds(&self, facts: &Facts<'_>) -> Result<bool, Failure> {
         self.condition.holds(facts)
+    }
+
+    /// What must be so for it to be anything but false.
+    pub fn requirement(&self) -> Requirement {
+        Requirement::of(&self.condition)
+    }
+
+    /// Whether it can fail or be unknown.
+    pub fn can_fail(&self) -> bool {
+        self.condition.can_fail()
     }
 
     /// Why it holds, or does not, or fails: for people.

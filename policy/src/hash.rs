@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn similar_texts_hash_apart_in_high_bits_and_low_bits() {
-        let hashes: Vec<u64> = (0..100_000).map(|number| of_text(&format!("host-{number}.example"))).collect();
+        let hashes: Vec<u64> =
+            (0..100_000).map(|number| of_text(&format!("host-{number}.example"))).collect();
         for shift in [0, 44] {
             let distinct: HashSet<u64> = hashes.iter().map(|hash| hash >> shift & 0xf_ffff).collect();
             // As many as chance leaves distinct among 2^20.

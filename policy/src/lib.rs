@@ -18,7 +18,7 @@ mod expression;
 mod hash;
 mod headers;
 mod host;
-// mod index;
+mod index;
 mod nested;
 mod path;
 mod reason;

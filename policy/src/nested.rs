@@ -64,7 +64,8 @@ impl<V> Nested<Box<str>, V> {
 
     /// The values of all texts that this one begins with, the longest first.
     pub fn beginning<'n>(&'n self, text: &'n str) -> impl Iterator<Item = (&'n str, &'n V)> {
-        self.covering(|key| **key <= *text, |key| text.starts_with(&**key)).map(|(key, value)| (&**key, value))
+        self.covering(|key| **key <= *text, |key| text.starts_with(&**key))
+            .map(|(key, value)| (&**key, value))
     }
 }
 

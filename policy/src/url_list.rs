@@ -25,8 +25,8 @@ pub struct UrlLists {
 pub struct ListId(u32);
 
 /// A set of lists.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Set(u32);
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Set(u32);
 
 /// What lists say of a domain.
 #[derive(Debug)]
@@ -182,12 +182,12 @@ impl UrlLists {
 
     /// Whether a host or URL is in the list. What has no slash is compared with the domains alone.
     pub fn contains(&self, list: ListId, value: &str) -> bool {
-        self.any_set(value, |lists| lists.binary_search(&list).is_ok())
+        self.any_set(value, |_, lists| lists.binary_search(&list).is_ok())
     }
 
     /// Whether any set of lists that have a host or URL is what is looked for. The sets are in order, and
     /// together they are all lists that have it.
-    pub fn any_set(&self, value: &str, mut found: impl FnMut(&[ListId]) -> bool) -> bool {
+    pub fn any_set(&self, value: &str, mut found: impl FnMut(Set, &[ListId]) -> bool) -> bool {
         let (domain, path) = match value.find('/') {
             Some(slash) => {
                 let (domain, path) = value.split_at(slash);
@@ -197,7 +197,7 @@ impl UrlLists {
         };
         let Some(domain) = normal(domain) else { return false };
         let mut found = |paths: Option<&Paths>| {
-            paths.is_some_and(|paths| paths.any(path, |set| self.lists(set).is_some_and(&mut found)))
+            paths.is_some_and(|paths| paths.any(path, |set| found(set, self.lists(set))))
         };
         found(self.domains.get(&*domain).and_then(|domain| domain.itself.as_ref()))
             || domain
@@ -206,15 +206,14 @@ impl UrlLists {
                 .any(|parent| found(self.domains.get(parent).and_then(|domain| domain.below.as_ref())))
     }
 
-    fn lists(&self, Set(index): Set) -> Option<&[ListId]> {
-        self.sets.get(usize::try_from(index).ok()?).map(|lists| &**lists)
+    /// All sets of lists that share an entry.
+    pub fn sets(&self) -> impl Iterator<Item = (Set, &[ListId])> {
+        (0..).map(Set).zip(self.sets.iter().map(|lists| &**lists))
     }
-}
 
-impl ListId {
-    /// Its place among the policy's lists.
-    pub fn index(self) -> u32 {
-        self.0
+    fn lists(&self, Set(index): Set) -> &[ListId] {
+        let lists = usize::try_from(index).ok().and_then(|index| self.sets.get(index));
+        lists.map_or(&[], |lists| lists)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::indexes::Indexes;
 use super::{Engine, Rule, RuleKind};
 use crate::document::{self, Document, RuleDocument};
 use crate::error::{MatcherError, PolicyError, PolicyErrors};
@@ -32,7 +33,8 @@ pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
         return Err(PolicyErrors::new(errors));
     }
     let hash = hash(value);
-    Ok(Engine { document, hash, rules })
+    let indexes = Indexes::new(&rules, document.outgate.after_inspection, &url_lists);
+    Ok(Engine { document, hash, rules, indexes })
 }
 
 fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {

@@ -92,6 +92,7 @@ fn condition_values(condition: &Condition, facts: &Facts<'_>, values: &mut Vec<S
             text_values(text, facts, values);
             texts.iter().for_each(|text| text_values(text, facts, values));
         }
+        Test::AmongNumberLiterals(number, _) => number_values(number, facts, values),
         Test::AmongNumbers(number, numbers) => {
             number_values(number, facts, values);
             numbers.iter().for_each(|number| number_values(number, facts, values));

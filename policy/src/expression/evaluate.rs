@@ -81,7 +81,7 @@ impl<'a> Facts<'a> {
         Self { session, sniffing: Sniffing::Done, request: Some(request), source_ip: OnceCell::new() }
     }
 
-    pub(super) fn text(&self, attribute: Attribute) -> Result<&str, Failure> {
+    pub(crate) fn text(&self, attribute: Attribute) -> Result<&str, Failure> {
         let absent = || Failure::Absent(attribute.name());
         let text = match attribute {
             Attribute::Host => Some(self.session.destination.host.as_str()),
@@ -122,7 +122,7 @@ impl<'a> Facts<'a> {
         text.ok_or_else(absent)
     }
 
-    pub(super) fn number(&self, attribute: Attribute) -> Result<i64, Failure> {
+    pub(crate) fn number(&self, attribute: Attribute) -> Result<i64, Failure> {
         match attribute {
             Attribute::SourcePort => Ok(i64::from(self.session.client_port)),
             Attribute::DestinationPort => Ok(i64::from(self.session.destination.port)),
@@ -139,7 +139,7 @@ impl<'a> Facts<'a> {
         .ok_or(Failure::Absent(attribute.name()))
     }
 
-    pub(super) fn texts(&self, attribute: Attribute) -> Result<&[String], Failure> {
+    pub(crate) fn texts(&self, attribute: Attribute) -> Result<&[String], Failure> {
         match attribute {
             Attribute::CertificateDnsSans => {
                 self.certificate().map(|certificate| certificate.dns_sans.as_slice())
@@ -156,12 +156,22 @@ impl<'a> Facts<'a> {
         attribute == Attribute::SourceMtls && self.session.certificate.is_some()
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
         self.request.as_ref().and_then(|facts| facts.request.headers.get(name))
     }
 
-    pub(super) fn identity(&self) -> &'a crate::source::Identity {
+    pub(crate) fn identity(&self) -> &'a crate::source::Identity {
         self.session.identity
+    }
+
+    /// The names of the headers.
+    pub(crate) fn header_names(&self) -> impl Iterator<Item = &'a str> {
+        self.request.iter().flat_map(|facts| facts.request.headers.names())
+    }
+
+    /// The address of the client.
+    pub(crate) fn client_ip(&self) -> IpAddr {
+        self.session.client_ip
     }
 
     fn certificate(&self) -> Option<&'a ClientCertificate> {
@@ -255,6 +265,9 @@ impl Condition {
             Test::AmongTexts(text, texts) => {
                 let text = text.evaluate(frame)?;
                 among(texts.iter().map(|other| Ok(text == other.evaluate(frame)?)))
+            }
+            Test::AmongNumberLiterals(number, literals) => {
+                Ok(literals.binary_search(&number.evaluate(frame)?).is_ok())
             }
             Test::AmongNumbers(number, numbers) => {
                 let number = number.evaluate(frame)?;
