@@ -10,7 +10,7 @@ ARGUMENTS ?=
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build envoy ## The proxy with a demonstration: five exchanges, then it stays up (Ctrl-C ends it)
@@ -19,6 +19,18 @@ run: build envoy ## The proxy with a demonstration: five exchanges, then it stay
 .PHONY: test
 test: build envoy ## Every test, end to end on a real Envoy
 	$(CARGO) test --workspace --locked
+
+.PHONY: test-envoy-matrix
+test-envoy-matrix: build ## The tests of failed handshakes on Envoy 1.36 to 1.39
+	@scripts/test-envoy-matrix
+
+.PHONY: fuzz
+fuzz: ## Hostile input for what reads peers' words, for a long while (PROPTEST_CASES=N)
+	PROPTEST_CASES=$${PROPTEST_CASES:-50000} $(CARGO) test --locked --package outgate-filter fuzz
+
+.PHONY: bench-handshake
+bench-handshake: build envoy ## What explaining a failed handshake costs, side by side
+	@$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture handshake_bench
 
 .PHONY: build
 build: wasm ## The command line, cert-service and outgate.wasm
@@ -36,6 +48,33 @@ wasm-target:
 .PHONY: envoy
 envoy: ## An Envoy of the pinned version, as target/envoy/envoy
 	@python3 scripts/fetch-envoy
+
+.PHONY: test-leases-long
+test-leases-long: build envoy ## Tests of leases that take longer: 5,000 names with a cap of 500
+	$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture leases
+
+.PHONY: judge-browser
+judge-browser: build envoy ## Chromium before an inspected connection; installs it from Debian's packages if need be
+	@command -v chromium certutil >/dev/null || apt-get install --yes --no-install-recommends chromium libnss3-tools
+	$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture judges::chromium
+
+.PHONY: judge-leaves
+judge-leaves: ## Leaves of every kind of CA before pkilint, OpenSSL's strict rules and GnuTLS
+	$(CARGO) build --locked --package cert-service
+	@scripts/judge-leaves
+
+.PHONY: test-pkcs11
+test-pkcs11: ## CAs on a PKCS#11 token, where SoftHSM is installed (Debian: softhsm2)
+	$(CARGO) test --locked --package cert-service --features pkcs11 --test suite -- --nocapture token
+
+.PHONY: bench-mint
+bench-mint: ## Leaves per second, beside openssl speed and rcgen: target/bench/mint.json
+	$(CARGO) bench --locked --package cert-service --bench mint
+
+.PHONY: bench-leases
+bench-leases: wasm envoy ## What a fresh inspected name costs at 100, 1,000, 10,000 names: target/bench/leases.json
+	$(CARGO) build --locked --release --bin outgate --bin cert-service --bin bench-leases
+	target/release/bench-leases
 
 .PHONY: func-e
 func-e: build envoy ## The demonstration's configuration under func-e

@@ -31,6 +31,9 @@ pub enum Event<'a> {
         socket: &'a str,
         /// The address of the operators' listener.
         http: &'a str,
+        /// The address for Envoys on other machines.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        listen: Option<&'a str>,
         /// The CA's short id.
         ca: &'a str,
         /// The version of this program.
@@ -38,6 +41,10 @@ pub enum Event<'a> {
     },
     /// A CA was loaded and has passed its probe.
     CaLoaded {
+        /// The pool; `*` is any.
+        pool: &'a str,
+        /// What it does there.
+        state: &'a str,
         /// The CA's short id.
         ca: &'a str,
         /// Its subject.
@@ -50,6 +57,34 @@ pub enum Event<'a> {
         created: bool,
         /// The file that clients must trust.
         trust: &'a str,
+    },
+    /// A CA does something else in its pool than before.
+    CaState {
+        /// The pool; `*` is any.
+        pool: &'a str,
+        /// The CA's short id.
+        ca: &'a str,
+        /// Its subject.
+        subject: &'a str,
+        /// What it did; nothing if it was not there.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'a str>,
+        /// What it does.
+        to: &'a str,
+    },
+    /// The pools were read again.
+    Reload {
+        /// `ok`, or `error` if the ones before go on.
+        result: &'a str,
+        /// What made us read them: `signal`, `file` or `order`.
+        cause: &'a str,
+        /// What was wrong.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a str>,
+        /// Leases that get a new leaf.
+        replaced: usize,
+        /// Leases that were taken back.
+        withdrawn: usize,
     },
     /// Something works but should not stay so.
     Warning {
@@ -97,6 +132,13 @@ pub enum Event<'a> {
         /// Envoy's node id.
         node: &'a str,
         /// What Envoy said.
+        message: &'a str,
+    },
+    /// A client of `--listen` was turned away.
+    PeerRefused {
+        /// Its address.
+        peer: &'a str,
+        /// Why.
         message: &'a str,
     },
     /// Leases were taken back.

@@ -4,16 +4,21 @@ mod development;
 pub mod facts;
 pub mod key;
 mod store;
+#[cfg(feature = "pkcs11")]
+mod token;
 
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
+use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::certificate::hex;
 use crate::leaf;
 use crate::pem::{self, PemError};
+pub(crate) use store::read_key;
+
 use facts::CaCertificate;
 use key::{KeyError, KeyKind, SigningKey};
 
@@ -21,10 +26,70 @@ use key::{KeyError, KeyKind, SigningKey};
 pub const TRUST_FILE: &str = "ca.pem";
 /// Where the development CA keeps its key and, in the same file, its certificate.
 pub const KEY_FILE: &str = "ca-key.pem";
+/// The development CA that is to sign next, once clients trust it; like [`KEY_FILE`].
+pub const NEXT_KEY_FILE: &str = "ca-key-next.pem";
+/// The development CA that signed before; like [`KEY_FILE`].
+pub const DRAINING_KEY_FILE: &str = "ca-key-draining.pem";
+
+/// Where the parts of a CA are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaFiles {
+    /// The certificate, then its intermediates, as PEM.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: KeyPlace,
+    /// The file whose first line is the passphrase of the key, or the PIN of its token.
+    pub passphrase: Option<PathBuf>,
+}
+
+/// Where a private key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// A PEM file.
+    File(PathBuf),
+    /// A PKCS#11 token.
+    Token(TokenKey),
+}
+
+/// A key on a PKCS#11 token.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TokenKey {
+    /// The library of the token's maker.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The label of the key, private and public.
+    pub key: String,
+}
+
+impl KeyPlace {
+    fn open(&self, passphrase: Option<&Path>) -> Result<SigningKey, CaError> {
+        match self {
+            KeyPlace::File(path) => {
+                let passphrase = passphrase.map(store::read_passphrase).transpose()?;
+                let text = store::read_key(path)?;
+                pem::decode(&text)
+                    .map_err(KeyError::from)
+                    .and_then(|blocks| {
+                        SigningKey::from_blocks(&blocks, passphrase.as_deref().map(Vec::as_slice))
+                    })
+                    .map_err(|source| CaError::Key { path: path.clone(), source })
+            }
+            #[cfg(feature = "pkcs11")]
+            KeyPlace::Token(key) => token::open(key, passphrase),
+            #[cfg(not(feature = "pkcs11"))]
+            KeyPlace::Token(key) => {
+                Err(CaError::Key { path: key.module.clone(), source: KeyError::NoTokens })
+            }
+        }
+    }
+}
 
 /// A CA that has proved that it can sign what clients accept.
 pub struct Ca {
     id: String,
+    fingerprint: String,
     issuing: CaCertificate,
     key: SigningKey,
     chain_pem: String,
@@ -190,28 +255,28 @@ impl Ca {
             found if found.is_empty() => state.join(TRUST_FILE),
             _ => key_path.clone(),
         };
-        let mut ca = Ca::load(&certificates_path, &key_path, now)?;
+        let files =
+            CaFiles { certificate: certificates_path, key: KeyPlace::File(key_path), passphrase: None };
+        let mut ca = Ca::open(&files, now)?;
         ca.created = created;
         ca.warnings.clear();
-        ca.publish(state)?;
+        publish(state, &ca.trust_pem)?;
         Ok(ca)
     }
 
     /// The operator's CA; what clients must trust is published in the state directory.
     pub fn supplied(chain: &Path, key: &Path, state: &Path, now: OffsetDateTime) -> Result<Ca, CaError> {
-        let ca = Ca::load(chain, key, now)?;
-        store::with_lock(state, || Ok(()))?;
-        ca.publish(state)?;
+        let files =
+            CaFiles { certificate: chain.to_owned(), key: KeyPlace::File(key.to_owned()), passphrase: None };
+        let ca = Ca::open(&files, now)?;
+        publish(state, &ca.trust_pem)?;
         Ok(ca)
     }
 
-    /// Reads, checks and probes.
-    fn load(chain_path: &Path, key_path: &Path, now: OffsetDateTime) -> Result<Ca, CaError> {
-        let key_text = store::read_key(key_path)?;
-        let key = pem::decode(&key_text)
-            .map_err(KeyError::from)
-            .and_then(|blocks| SigningKey::from_blocks(&blocks))
-            .map_err(|source| CaError::Key { path: key_path.to_owned(), source })?;
+    /// Reads, checks, and mints a leaf for nobody as a probe.
+    pub fn open(files: &CaFiles, now: OffsetDateTime) -> Result<Ca, CaError> {
+        let chain_path = files.certificate.as_path();
+        let key = files.key.open(files.passphrase.as_deref())?;
         let found = certificates(chain_path, &store::read(chain_path)?)?;
         let chain = Chain::build(chain_path, found, &key)?;
         chain.check(now)?;
@@ -233,6 +298,7 @@ impl Ca {
         let fingerprint = hex(digest::digest(&digest::SHA256, &issuing.der).as_ref());
         let ca = Ca {
             id: fingerprint.chars().take(16).collect(),
+            fingerprint,
             issuing,
             key,
             chain_pem,
@@ -247,13 +313,14 @@ impl Ca {
         Ok(ca)
     }
 
-    fn publish(&self, state: &Path) -> Result<(), CaError> {
-        store::write_if_changed(&state.join(TRUST_FILE), self.trust_pem.as_bytes())
-    }
-
     /// The first 16 hexadecimal digits of the issuing certificate's SHA-256.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The issuing certificate's SHA-256, in lower-case hexadecimal.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// The issuing certificate's subject as people write it.
@@ -435,6 +502,16 @@ impl Chain {
         }
         warnings
     }
+}
+
+/// Writes what clients must trust into the state directory.
+pub(crate) fn publish(state: &Path, trust_pem: &str) -> Result<(), CaError> {
+    store::with_lock(state, || store::write_if_changed(&state.join(TRUST_FILE), trust_pem.as_bytes()))
+}
+
+/// Creates another development CA: its key, and in the same file its certificate.
+pub(crate) fn create_development(path: &Path, now: OffsetDateTime) -> Result<(), CaError> {
+    development::write_new(path, now)
 }
 
 /// RFC 3339 in UTC, to the second.

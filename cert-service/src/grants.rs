@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use outgate_policy::HostName;
 
-/// How long a grant lasts; filters renew theirs at half of it.
+/// How long filters may count on a grant; they renew theirs at half of it.
 pub const LIFETIME: Duration = Duration::from_secs(600);
+
+/// How long a grant is kept: a tunnel that was opened at its last moment has its handshake still to come.
+const KEPT: Duration = LIFETIME.saturating_add(Duration::from_secs(30));
 
 /// More hosts than any proxy meets in ten minutes; beyond it the oldest grants go.
 const CAPACITY: usize = 200_000;
@@ -68,10 +71,10 @@ struct Grant {
 }
 
 impl Grants {
-    /// Grants a host for [`LIFETIME`], or longer if it was granted already.
+    /// Grants a host for [`LIFETIME`], from now on if it was granted already.
     pub fn grant(&self, pool: &PoolName, host: &HostName, now: Instant) {
         let mut book = self.lock();
-        let end = now + LIFETIME;
+        let end = now + KEPT;
         book.remove(pool, host);
         // The last one asked for decides which pool signs.
         book.hosts.entry(host.clone()).or_default().push(Grant { pool: pool.clone(), end });
@@ -95,6 +98,14 @@ impl Grants {
         };
         for grant in book.hosts.remove(host).unwrap_or_default() {
             book.ends.remove(&(grant.end, host.clone(), grant.pool));
+        }
+    }
+
+    /// Takes back the grants of the hosts that are not to be kept.
+    pub fn retain(&self, keep: impl Fn(&HostName) -> bool) {
+        let hosts: Vec<HostName> = self.lock().hosts.keys().filter(|host| !keep(host)).cloned().collect();
+        for host in &hosts {
+            self.withdraw(Some(host));
         }
     }
 
@@ -139,15 +150,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_is_for_one_host_and_ten_minutes() {
+    fn a_grant_is_for_one_host_and_a_little_more_than_ten_minutes() {
         let (grants, now) = (Grants::default(), Instant::now());
         grants.grant(&pool("main"), &host("a.example"), now);
         assert_eq!(grants.pool_of(&host("a.example"), now), Some(pool("main")));
         assert_eq!(grants.pool_of(&host("b.example"), now), None);
-        let later = now + LIFETIME - Duration::from_millis(1);
+        let later = now + KEPT - Duration::from_millis(1);
         assert_eq!(grants.pool_of(&host("a.example"), later), Some(pool("main")));
-        assert_eq!(grants.pool_of(&host("a.example"), now + LIFETIME), None);
-        grants.forget_ended(now + LIFETIME);
+        assert!(later > now + LIFETIME, "longer than the filters count on it");
+        assert_eq!(grants.pool_of(&host("a.example"), now + KEPT), None);
+        grants.forget_ended(now + KEPT);
         assert_eq!(grants.hosts(), 0);
     }
 
@@ -155,9 +167,9 @@ mod tests {
     fn a_renewed_grant_lasts_from_its_renewal() {
         let (grants, now) = (Grants::default(), Instant::now());
         grants.grant(&pool("main"), &host("a.example"), now);
-        grants.grant(&pool("main"), &host("a.example"), now + LIFETIME / 2);
-        grants.forget_ended(now + LIFETIME);
-        assert_eq!(grants.pool_of(&host("a.example"), now + LIFETIME), Some(pool("main")));
+        grants.grant(&pool("main"), &host("a.example"), now + KEPT / 2);
+        grants.forget_ended(now + KEPT);
+        assert_eq!(grants.pool_of(&host("a.example"), now + KEPT), Some(pool("main")));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Version;
 use zeroize::Zeroizing;
 
 use crate::ca::key::SignError;
@@ -98,20 +99,70 @@ pub fn mint(ca: &Ca, host: &HostName, ttl: Duration, now: OffsetDateTime) -> Res
 
 /// Mints a leaf for nobody and reads it as a client would; `Err` says what is wrong.
 pub(crate) fn probe(ca: &Ca, now: OffsetDateTime) -> Result<(), String> {
-    const NAME: &str = "probe.outgate.invalid";
-    let host = HostName::parse(NAME).map_err(|error| error.to_string())?;
+    let host = HostName::parse("probe.outgate.invalid").map_err(|error| error.to_string())?;
     let leaf = mint(ca, &host, *TTL_RANGE.start(), now).map_err(|error| error.to_string())?;
+    lint(ca, &host, &leaf)
+}
+
+/// What [`lint`] looks at.
+pub const LINTED: &str = "version, serial, issuer, validity, subject, name, key usage, extended key usage, key identifier, signature";
+
+/// Reads a leaf as a strict client would; `Err` says what is wrong.
+pub fn lint(ca: &Ca, host: &HostName, leaf: &Leaf) -> Result<(), String> {
     let (rest, read) = X509Certificate::from_der(&leaf.der).map_err(|error| error.to_string())?;
     let (_, issuer) = X509Certificate::from_der(ca.issuing_der()).map_err(|error| error.to_string())?;
-    if !rest.is_empty() {
-        return Err("there are bytes after its end".to_owned());
-    }
-    if read.issuer().as_raw() != issuer.subject().as_raw() {
-        return Err(format!("its issuer `{}` is not the CA's subject", read.issuer()));
-    }
     let names = read.subject_alternative_name().map_err(|error| error.to_string())?;
-    if !names.is_some_and(|found| found.value.general_names == [GeneralName::DNSName(NAME)]) {
-        return Err("its name is not the one that was asked".to_owned());
+    let address = host.ip().map(|ip| match ip {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    });
+    let name = match &address {
+        Some(octets) => GeneralName::IPAddress(octets),
+        None => GeneralName::DNSName(host.as_str()),
+    };
+    let usage = read.key_usage().map_err(|error| error.to_string())?;
+    let purpose = read.extended_key_usage().map_err(|error| error.to_string())?;
+    let key_id = read.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(found) => Some(found.key_identifier.as_ref()?.0),
+        _ => None,
+    });
+    let validity = read.validity();
+    let within = validity.not_before.to_datetime() >= ca.not_before()
+        && validity.not_after.to_datetime() <= ca.not_after()
+        && validity.not_before < validity.not_after;
+    for (right, wrong) in [
+        (rest.is_empty(), "there are bytes after its end"),
+        (read.version() == X509Version::V3, "it is not of version 3"),
+        // RFC 5280, 4.1.2.2.
+        (read.raw_serial().len() <= 20, "its serial number is longer than 20 bytes"),
+        (
+            read.raw_serial().first().is_some_and(|first| (1..0x80).contains(first)),
+            "its serial number is not positive",
+        ),
+        (
+            read.issuer().as_raw() == issuer.subject().as_raw(),
+            "its issuer is not the CA's subject, byte for byte",
+        ),
+        (within, "it is valid when its CA is not"),
+        (read.subject().iter().next().is_none(), "its subject is not empty"),
+        // RFC 5280, 4.1.2.6: critical where the subject is empty.
+        (
+            names.is_some_and(|found| found.critical && found.value.general_names == [name]),
+            "its name is not the one that was asked, alone and critical",
+        ),
+        (
+            usage.is_some_and(|found| {
+                found.critical && found.value.digital_signature() && found.value.flags == 1
+            }),
+            "its key usage is not digitalSignature alone",
+        ),
+        (purpose.is_some_and(|found| found.value.server_auth), "its extended key usage lacks serverAuth"),
+        (key_id == Some(ca.key_id()), "its authority key identifier is not the CA's"),
+        (!read.is_ca(), "it is a CA"),
+    ] {
+        if !right {
+            return Err(wrong.to_owned());
+        }
     }
     read.verify_signature(Some(issuer.public_key()))
         .map_err(|error| format!("its signature does not verify with the CA's key ({error})"))

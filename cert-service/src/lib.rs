@@ -6,17 +6,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod audit;
 pub mod ca;
 pub mod certificate;
 pub mod grants;
+pub mod health;
 pub mod http;
 pub mod leaf;
 pub mod leases;
 pub mod metrics;
 pub mod options;
 pub mod pem;
+pub mod pools;
+pub mod reload;
 pub mod resolver;
 pub mod server;
 pub mod service;
+pub mod tools;
+pub mod transport;
 pub mod xds;

@@ -1,10 +1,13 @@
 //! Prometheus metrics, none of them by host.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::leases::Withdrawal;
+use crate::leases::{CaId, Withdrawal};
+use crate::pools::Pools;
 
 /// What a request for a grant came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,10 @@ pub enum GrantResult {
     UnknownPool,
     /// The CA cannot sign now.
     CannotSign,
+    /// An operator stopped all minting.
+    Stopped,
+    /// The allowlist does not have the host.
+    NotAllowed,
 }
 
 /// Why a name that Envoy asked for got no certificate.
@@ -28,11 +35,21 @@ pub enum DenialReason {
     BadName,
     /// Signing failed.
     CannotSign,
+    /// An operator stopped all minting.
+    Stopped,
+    /// Its Envoy asked for too many new names at once.
+    Throttled,
 }
 
 impl GrantResult {
-    const ALL: [GrantResult; 4] =
-        [GrantResult::Granted, GrantResult::BadRequest, GrantResult::UnknownPool, GrantResult::CannotSign];
+    const ALL: [GrantResult; 6] = [
+        GrantResult::Granted,
+        GrantResult::BadRequest,
+        GrantResult::UnknownPool,
+        GrantResult::CannotSign,
+        GrantResult::Stopped,
+        GrantResult::NotAllowed,
+    ];
 
     /// The stable name in metrics, lines and problem documents.
     pub fn as_str(self) -> &'static str {
@@ -41,13 +58,20 @@ impl GrantResult {
             GrantResult::BadRequest => "bad_request",
             GrantResult::UnknownPool => "unknown_pool",
             GrantResult::CannotSign => "cannot_sign",
+            GrantResult::Stopped => "stopped",
+            GrantResult::NotAllowed => "not_allowed",
         }
     }
 }
 
 impl DenialReason {
-    const ALL: [DenialReason; 3] =
-        [DenialReason::NotGranted, DenialReason::BadName, DenialReason::CannotSign];
+    const ALL: [DenialReason; 5] = [
+        DenialReason::NotGranted,
+        DenialReason::BadName,
+        DenialReason::CannotSign,
+        DenialReason::Stopped,
+        DenialReason::Throttled,
+    ];
 
     /// The stable name in metrics and lines.
     pub fn as_str(self) -> &'static str {
@@ -55,6 +79,8 @@ impl DenialReason {
             DenialReason::NotGranted => "not_granted",
             DenialReason::BadName => "bad_name",
             DenialReason::CannotSign => "cannot_sign",
+            DenialReason::Stopped => "stopped",
+            DenialReason::Throttled => "throttled",
         }
     }
 }
@@ -62,22 +88,35 @@ impl DenialReason {
 /// Counters of the process.
 #[derive(Default)]
 pub struct Metrics {
-    mints_ok: Counter,
-    mints_failed: Counter,
+    mints: RwLock<BTreeMap<CaId, Arc<Mints>>>,
     mint_nanoseconds: Counter,
-    grants: [Counter; 4],
-    denials: [Counter; 3],
-    withdrawn: [Counter; 4],
+    reloads_ok: Counter,
+    reloads_failed: Counter,
+    last_reload_failed: AtomicBool,
+    grants: [Counter; 6],
+    denials: [Counter; 5],
+    withdrawn: [Counter; 8],
     /// Renewals pushed.
     pub renewals: Counter,
+    /// Leaves replaced because another CA signs.
+    pub rotations: Counter,
     /// Names that Envoy held from before and went on with.
     pub leases_kept: Counter,
+    /// Clients of `--listen` that were turned away.
+    pub peers_refused: Counter,
     /// NACKs.
     pub nacks: Counter,
     /// Streams ever opened.
     pub streams_opened: Counter,
     /// Streams ended.
     pub streams_closed: Counter,
+}
+
+/// What one CA minted.
+#[derive(Default)]
+struct Mints {
+    ok: Counter,
+    failed: Counter,
 }
 
 /// A number that only grows.
@@ -103,25 +142,39 @@ impl Counter {
 
 /// What is known elsewhere and shown with the counters.
 pub struct Gauges<'a> {
-    /// The CA's short id.
-    pub ca: &'a str,
-    /// Its end, in seconds since 1970.
-    pub ca_not_after: i64,
-    /// Names leased now.
-    pub live_leases: usize,
+    /// The pools in force.
+    pub pools: &'a Pools,
+    /// Names leased now, by the CA that signed.
+    pub live_leases: BTreeMap<CaId, usize>,
     /// Hosts granted now.
     pub granted_hosts: usize,
     /// Whether the service is ready.
     pub ready: bool,
+    /// Whether an operator stopped all minting.
+    pub stopped: bool,
     /// Audit lines dropped.
     pub audit_lines_dropped: u64,
 }
 
 impl Metrics {
     /// Counts a mint.
-    pub fn mint(&self, succeeded: bool, took: Duration) {
-        if succeeded { &self.mints_ok } else { &self.mints_failed }.increment();
+    pub fn mint(&self, ca: &str, succeeded: bool, took: Duration) {
+        let mints = self.mints_of(&CaId::new(ca));
+        if succeeded { &mints.ok } else { &mints.failed }.increment();
         self.mint_nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn mints_of(&self, ca: &CaId) -> Arc<Mints> {
+        if let Some(known) = self.mints.read().unwrap_or_else(PoisonError::into_inner).get(ca) {
+            return known.clone();
+        }
+        self.mints.write().unwrap_or_else(PoisonError::into_inner).entry(ca.clone()).or_default().clone()
+    }
+
+    /// Counts a reload.
+    pub fn reload(&self, succeeded: bool) {
+        if succeeded { &self.reloads_ok } else { &self.reloads_failed }.increment();
+        self.last_reload_failed.store(!succeeded, Ordering::Relaxed);
     }
 
     /// Counts a request for a grant.
@@ -146,12 +199,19 @@ impl Metrics {
     /// The page that Prometheus reads.
     pub fn render(&self, gauges: &Gauges<'_>) -> String {
         let mut page = Page::default();
-        let ca = gauges.ca;
+        // Also those that have minted nothing yet, or are gone.
+        let authorities = gauges.pools.authorities();
+        for ca in authorities.keys() {
+            self.mints_of(ca);
+        }
+        let mints = self.mints.read().unwrap_or_else(PoisonError::into_inner).clone();
         page.family("mints_total", "counter", "Leaf certificates minted, by CA and result.");
-        page.sample("mints_total", &[("ca", ca), ("result", "ok")], self.mints_ok.get());
-        page.sample("mints_total", &[("ca", ca), ("result", "error")], self.mints_failed.get());
+        for (ca, mints) in &mints {
+            page.sample("mints_total", &[("ca", ca.as_str()), ("result", "ok")], mints.ok.get());
+            page.sample("mints_total", &[("ca", ca.as_str()), ("result", "error")], mints.failed.get());
+        }
         page.family("mint_seconds", "summary", "Time spent minting.");
-        let mints = self.mints_ok.get().saturating_add(self.mints_failed.get());
+        let mints: u64 = mints.values().map(|mints| mints.ok.get().saturating_add(mints.failed.get())).sum();
         let seconds = Duration::from_nanos(self.mint_nanoseconds.get()).as_secs_f64();
         page.sample("mint_seconds_sum", &[], seconds);
         page.sample("mint_seconds_count", &[], mints);
@@ -164,7 +224,15 @@ impl Metrics {
             page.sample("denials_total", &[("reason", reason.as_str())], counter.get());
         }
         page.family("live_leases", "gauge", "Names that Envoys hold a certificate for.");
-        page.sample("live_leases", &[], gauges.live_leases);
+        page.sample("live_leases", &[], gauges.live_leases.values().sum::<usize>());
+        page.family(
+            "ca_leases",
+            "gauge",
+            "Names that Envoys hold a certificate for, by the CA that signed it.",
+        );
+        for (ca, leases) in &gauges.live_leases {
+            page.sample("ca_leases", &[("ca", ca.as_str())], leases);
+        }
         page.family("granted_hosts", "gauge", "Hosts with a grant.");
         page.sample("granted_hosts", &[], gauges.granted_hosts);
         page.family("leases_withdrawn_total", "counter", "Names taken back from an Envoy, by reason.");
@@ -174,10 +242,22 @@ impl Metrics {
         for (name, kind, help, value) in [
             ("lease_renewals_total", "counter", "Leaves replaced before their end.", self.renewals.get()),
             (
+                "lease_rotations_total",
+                "counter",
+                "Leaves replaced because another CA signs.",
+                self.rotations.get(),
+            ),
+            (
                 "leases_kept_total",
                 "counter",
                 "Names that an Envoy held from before and went on with.",
                 self.leases_kept.get(),
+            ),
+            (
+                "peers_refused_total",
+                "counter",
+                "Clients over TCP that did not show an allowed name.",
+                self.peers_refused.get(),
             ),
             ("nacks_total", "counter", "Responses that an Envoy did not accept.", self.nacks.get()),
             ("streams_total", "counter", "xDS streams opened.", self.streams_opened.get()),
@@ -194,12 +274,29 @@ impl Metrics {
                 gauges.audit_lines_dropped,
             ),
             ("ready", "gauge", "1 if ready.", u64::from(gauges.ready)),
+            ("stopped", "gauge", "1 if an operator stopped all minting.", u64::from(gauges.stopped)),
         ] {
             page.family(name, kind, help);
             page.sample(name, &[], value);
         }
-        page.family("ca_not_after_seconds", "gauge", "The end of the CA's chain, in seconds since 1970.");
-        page.sample("ca_not_after_seconds", &[("ca", ca)], gauges.ca_not_after);
+        page.family("reloads_total", "counter", "Reloads of the CA pools, by result.");
+        page.sample("reloads_total", &[("result", "ok")], self.reloads_ok.get());
+        page.sample("reloads_total", &[("result", "error")], self.reloads_failed.get());
+        page.family("reload_failed", "gauge", "1 if the last reload failed and older pools are in force.");
+        page.sample("reload_failed", &[], u64::from(self.last_reload_failed.load(Ordering::Relaxed)));
+        page.family("ca_not_after_seconds", "gauge", "The end of a CA's chain, in seconds since 1970.");
+        for (id, ca) in &authorities {
+            page.sample("ca_not_after_seconds", &[("ca", id.as_str())], ca.not_after().unix_timestamp());
+        }
+        page.family("ca_info", "gauge", "Always 1; the CAs of each pool, their states and fingerprints.");
+        for (pool, members) in gauges.pools.all() {
+            for member in members.members() {
+                let (state, ca) = (member.state.as_str(), &member.ca);
+                let labels =
+                    [("pool", pool), ("ca", ca.id()), ("state", state), ("sha256", ca.fingerprint())];
+                page.sample("ca_info", &labels, 1);
+            }
+        }
         page.family("build_info", "gauge", "Always 1.");
         page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.0

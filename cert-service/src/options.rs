@@ -6,14 +6,22 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::admission::AdmissionOptions;
+use crate::ca::{CaFiles, KeyPlace};
 use crate::grants::PoolName;
+use crate::pools::{Authorities, Source};
+use crate::transport::ListenOptions;
 use crate::{leaf, resolver};
 use outgate_policy::HostName;
 use outgate_policy::address::Cidr;
 
 /// Mints intercept certificates for exactly the hosts that were granted, and hands them to Envoy.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "cert-service", version)]
+#[command(
+    name = "cert-service",
+    version,
+    after_help = "Besides: `cert-service ca init|show|rotate` and `cert-service mint --dry-run NAME`, each with `--help`."
+)]
 pub struct Options {
     /// Directory of the CA: `ca.pem` is what clients must trust, `ca-key.pem` the development CA's key.
     #[arg(long, value_name = "DIR")]
@@ -21,9 +29,12 @@ pub struct Options {
     /// Unix socket for Envoy (ADS, SDS) and for grants; only this user may connect.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
-    /// Address for /healthz, /readyz, /metrics, /ca.pem and /ca.crt.
+    /// Address for /healthz, /readyz, /metrics, /ca.pem, /ca.crt and, at /, how to install them.
     #[arg(long, value_name = "ADDR")]
     pub http: SocketAddr,
+    /// CA pools, as YAML or JSON: their CAs and what each does; read again when it changes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ca", "pools"])]
+    pub config: Option<PathBuf>,
     /// A CA pool to serve; may be repeated [default: any].
     #[arg(long = "pool", value_name = "NAME")]
     pub pools: Vec<PoolName>,
@@ -33,18 +44,43 @@ pub struct Options {
     /// The CA to sign with: its certificate, then its intermediates, as PEM [default: a development CA].
     #[arg(long, value_name = "PEM", requires = "ca_key")]
     pub ca: Option<PathBuf>,
-    /// The private key of that CA: PKCS#8, SEC1 or PKCS#1, as PEM.
+    /// The private key of that CA: PKCS#8, encrypted or not, SEC1 or PKCS#1, as PEM.
     #[arg(long, value_name = "PEM", requires = "ca")]
     pub ca_key: Option<PathBuf>,
+    /// The file whose first line is the passphrase of --ca-key.
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    pub ca_key_passphrase: Option<PathBuf>,
     /// How long a certificate is valid, from 1h to 7d; it is replaced at two thirds of it.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_ttl)]
     pub leaf_ttl: Duration,
-    /// The most names that Envoys may hold a certificate for; each costs an Envoy about 32 KB.
-    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = at_least_one)]
-    pub max_leases: usize,
+    /// After SIGTERM, how long connections may go on.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    pub drain: Duration,
+    /// How Envoys on other machines reach us.
+    #[command(flatten)]
+    pub transport: ListenOptions,
+    /// Which names are minted for, and how many.
+    #[command(flatten)]
+    pub admission: AdmissionOptions,
     /// The resolver of names, if this is given.
     #[command(flatten)]
     pub dns: DnsOptions,
+}
+
+impl Options {
+    /// Where the CA pools are from.
+    pub fn source(&self) -> Source {
+        let authorities = match (&self.config, &self.ca, &self.ca_key) {
+            (Some(path), _, _) => Authorities::Configuration(path.clone()),
+            (None, Some(certificate), Some(key)) => Authorities::Files(CaFiles {
+                certificate: certificate.clone(),
+                key: KeyPlace::File(key.clone()),
+                passphrase: self.ca_key_passphrase.clone(),
+            }),
+            _ => Authorities::Development,
+        };
+        Source { authorities, names: self.pools.iter().cloned().collect(), state: self.state.clone() }
+    }
 }
 
 /// The part of the command line that is the resolver's.
@@ -82,7 +118,7 @@ fn host(text: &str) -> Result<HostName, String> {
     HostName::parse(text).map_err(|error| error.to_string())
 }
 
-fn leaf_ttl(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration like `24h`, `90m` or `7d`");
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
@@ -94,19 +130,15 @@ fn leaf_ttl(text: &str) -> Result<Duration, String> {
         "d" => 24 * 3600,
         _ => return Err(wrong()),
     };
-    let ttl = Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?);
+    Ok(Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?))
+}
+
+fn leaf_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
     if leaf::TTL_RANGE.contains(&ttl) {
         Ok(ttl)
     } else {
         Err("a certificate must be valid for 1h to 7d".to_owned())
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least one name must fit".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
     }
 }
 

@@ -10,7 +10,7 @@ pub struct PemBlock {
     pub label: String,
     /// True if the block says that it is encrypted.
     pub encrypted: bool,
-    /// The decoded bytes; empty if the block is encrypted.
+    /// The decoded bytes; empty if the block is encrypted in the manner of RFC 1421.
     pub der: Zeroizing<Vec<u8>>,
 }
 
@@ -91,8 +91,7 @@ struct OpenBlock {
 
 impl OpenBlock {
     fn close(self) -> Result<PemBlock, PemError> {
-        let encrypted = self.encrypted || self.label == "ENCRYPTED PRIVATE KEY";
-        let der = if encrypted {
+        let der = if self.encrypted {
             Vec::new()
         } else {
             let Ok(der) = STANDARD.decode(self.base64.as_slice()) else {
@@ -100,7 +99,7 @@ impl OpenBlock {
             };
             der
         };
-        Ok(PemBlock { label: self.label, encrypted, der: Zeroizing::new(der) })
+        Ok(PemBlock { label: self.label, encrypted: self.encrypted, der: Zeroizing::new(der) })
     }
 }
 

@@ -13,6 +13,7 @@ use std::{io, pin};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Name;
+use outgate_policy::HostName;
 use outgate_policy::address::{Cidr, is_refused};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -155,6 +156,12 @@ impl Resolver {
     /// Where Envoy asks.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether a name is refused.
+    pub async fn refuses(&self, host: &HostName) -> bool {
+        let Ok(name) = Name::from_ascii(format!("{host}.")) else { return false };
+        matches!(self.state.resolve(&name, Family::V4).await, Outcome::Refused(_))
     }
 
     /// Changes the ranges that names may lead to although they are refused otherwise.

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use outgate_policy::Engine;
 use outgate_policy::explain::explain;
+use outgate_policy::{Destination, Engine};
 use serde_json::json;
 
+use crate::resolve::Resolve;
 use questions::Questions;
 
 /// What `outgate explain` takes.
@@ -23,6 +24,9 @@ pub struct ExplainArgs {
     /// Questions: JSON objects, one per line or spread over several; `-` is standard input
     #[arg(long, value_name = "FILE|-")]
     request: PathBuf,
+    /// A destination that `outgate run` resolves by hand; such a one may be private
+    #[arg(long, value_name = "HOST:PORT:ADDR[:PORT]")]
+    resolve: Vec<Resolve>,
     /// How answers look
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -56,7 +60,10 @@ enum ExplainError {
 pub fn run(args: &ExplainArgs) -> ExitCode {
     let answered = compile(&args.policy).and_then(|engine| {
         let questions = open(&args.request)?;
-        answer(&engine, questions, args.format, &mut io::stdout().lock())
+        let resolved = |destination: &Destination| {
+            args.resolve.iter().any(|entry| entry.destination.matches(destination))
+        };
+        answer(&engine, questions, &resolved, args.format, &mut io::stdout().lock())
             .map_err(|error| ExplainError::Questions { path: args.request.clone(), error })
     });
     match answered {
@@ -91,14 +98,17 @@ fn open(path: &Path) -> Result<Box<dyn BufRead>, ExplainError> {
 fn answer(
     engine: &Engine,
     questions: impl BufRead,
+    resolved: &dyn Fn(&Destination) -> bool,
     format: Format,
     output: &mut impl Write,
 ) -> io::Result<bool> {
     let mut all = true;
     for question in Questions::new(questions) {
         let text = match (question?, format) {
-            (Ok(question), Format::Json) => serde_json::to_string(&explain(engine, &question))? + "\n",
-            (Ok(question), Format::Text) => tree::draw(&question, &explain(engine, &question)),
+            (Ok(question), Format::Json) => {
+                serde_json::to_string(&explain(engine, &question, resolved))? + "\n"
+            }
+            (Ok(question), Format::Text) => tree::draw(&question, &explain(engine, &question, resolved)),
             (Err(message), Format::Json) => {
                 all = false;
                 json!({"error": message}).to_string() + "\n"
@@ -134,7 +144,7 @@ tlsInspectionPolicies:
     fn ask(questions: &str, format: Format) -> (bool, String) {
         let engine = Engine::from_text(POLICY).unwrap();
         let mut output = Vec::new();
-        let all = answer(&engine, questions.as_bytes(), format, &mut output).unwrap();
+        let all = answer(&engine, questions.as_bytes(), &|_| false, format, &mut output).unwrap();
         (all, String::from_utf8(output).unwrap())
     }
 
@@ -157,6 +167,34 @@ nonsense
         assert!(lines[1]["error"].as_str().unwrap().contains("line 2"), "{}", lines[1]);
         assert!(lines[2]["error"].as_str().unwrap().contains("`opaqe`"), "{}", lines[2]);
         assert_eq!(lines[3]["session"]["verdict"], "deny");
+    }
+
+    #[test]
+    fn what_the_proxy_refuses_before_any_rule_is_said() {
+        let engine = Engine::from_text(
+            "name: all\nrules:\n- {name: all, priority: 1, basicProfile: ALLOW, sessionMatcher: source.mtls || destination.port == 22}\n",
+        )
+        .unwrap();
+        let by_hand: Resolve = "10.0.0.2:22:127.0.0.1".parse().unwrap();
+        let resolved = |destination: &Destination| by_hand.destination.matches(destination);
+        for (source, connect, reason) in [
+            (r#""ip":"10.0.0.1""#, "10.0.0.1:22", "destination_refused"),
+            (r#""ip":"10.0.0.1""#, "[::ffff:127.0.0.1]:22", "destination_refused"),
+            (r#""ip":"10.0.0.1""#, "10.0.0.2:22", "rule_allowed"),
+            (r#""ip":"10.0.0.1""#, "8.8.8.8:22", "rule_allowed"),
+            (r#""ip":"10.0.0.1""#, "8.8.8.8:23", "default_denied"),
+            (
+                r#""ip":"10.0.0.1","certificate":{"notAfter":"2030-01-01T00:00:00Z"}"#,
+                "8.8.8.8:23",
+                "rule_allowed",
+            ),
+        ] {
+            let question = format!(r#"{{"source":{{{source}}},"connect":"{connect}","flow":"opaque"}}"#);
+            let mut output = Vec::new();
+            answer(&engine, question.as_bytes(), &resolved, Format::Json, &mut output).unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&output).unwrap();
+            assert_eq!(answer["session"]["reason"], reason, "{question}: {answer}");
+        }
     }
 
     #[test]

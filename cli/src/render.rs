@@ -1,23 +1,28 @@
 //! From a policy to the complete configuration of Envoy.
 
+pub mod mtls;
+mod second_belt;
 pub mod template;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use outgate_filter::configuration::{Grants, Log, PluginConfiguration};
+use outgate_filter::configuration::{Grants, Limits, Log, PluginConfiguration};
 use outgate_filter::routing::{Leg, Routing};
-use outgate_policy::Destination;
+use outgate_policy::address::Cidr;
 
 use crate::resolve::Resolve;
 use crate::upstream_tls::UpstreamTls;
+use mtls::{EnvoyVersion, Mtls, MtlsFileError};
 use template::{TemplateError, Values, fill};
 
 const BOOTSTRAP: &str = include_str!("../../envoy-config/template/bootstrap.yaml");
 const HTTP_MANAGER: &str = include_str!("../../envoy-config/template/http-manager.yaml");
-const MTLS_LISTENER: &str = include_str!("../../envoy-config/template/mtls-listener.yaml");
+const TLS_LISTENER: &str = include_str!("../../envoy-config/template/tls-listener.yaml");
+const STATS: &str = include_str!("../../envoy-config/template/stats.yaml");
 const UNDECIDED_CHAIN: &str = include_str!("../../envoy-config/template/undecided-chain.yaml");
 
 const WASM_HTTP: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
@@ -39,14 +44,21 @@ const HEADERS_TO_REMOVE: [&str; 7] = [
 /// How many clients may be connected unless the operator says otherwise.
 pub const MAX_CONNECTIONS: u32 = 50_000;
 
+/// How much memory Envoy may use unless the operator says otherwise, in MiB.
+pub const MAX_HEAP: u32 = 4096;
+
 /// The places in Envoy's configuration where `outgate.wasm` decides by the policy.
-pub const ROOTS: [Root; 5] = [
+pub const ROOTS: [Root; 6] = [
+    Root { id: CONNECTIONS, type_url: WASM_NETWORK },
     Root { id: "explicit", type_url: WASM_HTTP },
     Root { id: "inspected", type_url: WASM_HTTP },
     Root { id: "tunnelled", type_url: WASM_HTTP },
     Root { id: "tls", type_url: WASM_NETWORK },
     Root { id: "opaque", type_url: WASM_NETWORK },
 ];
+
+/// The filter that is there only if clients have a limit.
+const CONNECTIONS: &str = "connections";
 
 /// One place where `outgate.wasm` decides.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +77,16 @@ pub struct Rendering {
     pub listen: SocketAddr,
     /// Envoy's admin interface.
     pub admin: SocketAddr,
+    /// Addresses of other listeners of ours; no client reaches these, or those above, through the proxy.
+    pub own: Vec<SocketAddr>,
+    /// The explicit listener over TLS.
+    pub tls: Option<Mtls>,
     /// The mTLS listener.
     pub mtls: Option<Mtls>,
+    /// Private addresses that may be reached.
+    pub allow_private: Vec<Cidr>,
+    /// Whether PROXY headers are read.
+    pub proxy_protocol: bool,
     /// Destinations resolved by hand.
     pub resolve: Vec<Resolve>,
     /// How origins of inspected requests are verified.
@@ -79,41 +99,16 @@ pub struct Rendering {
     pub dns: SocketAddr,
     /// The most connections of clients at one time.
     pub max_connections: u32,
+    /// The most connections of one client.
+    pub max_connections_per_client: Option<NonZeroU32>,
+    /// The most memory of Envoy, in MiB.
+    pub max_heap: u32,
     /// Shards of the dynamic forward proxy.
     pub shards: u32,
     /// The share of allowances that is logged.
     pub allowances: f64,
     /// Where the filters' configuration lies, if Envoy is to watch it; else it is part of the whole.
     pub discovery: Option<PathBuf>,
-}
-
-/// The mTLS listener.
-#[derive(Clone, Debug)]
-pub struct Mtls {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// CAs of client certificates.
-    pub ca: PathBuf,
-    /// Their revocation lists.
-    pub crl: Option<PathBuf>,
-    /// Certificate and key of the server; without them cert-service gives one for this name.
-    pub certificate: MtlsCertificate,
-    /// Where good requests go; without it they are answered with the identity that was seen.
-    pub upstream: Option<Destination>,
-}
-
-/// The server certificate of the mTLS listener.
-#[derive(Clone, Debug)]
-pub enum MtlsCertificate {
-    /// PEM files.
-    Files {
-        /// The chain.
-        chain: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
-    /// Minted by cert-service for this name.
-    Minted(String),
 }
 
 /// Why a configuration could not be rendered.
@@ -125,6 +120,9 @@ pub enum RenderError {
     /// The policy does not serialise.
     #[error("cannot write the plugin configuration: {0}")]
     Plugin(#[from] serde_json::Error),
+    /// The mTLS listener is wrong.
+    #[error(transparent)]
+    Mtls(#[from] MtlsFileError),
 }
 
 impl Rendering {
@@ -132,8 +130,11 @@ impl Rendering {
     pub fn bootstrap(&self) -> Result<String, RenderError> {
         let mut values = self.addresses();
         values.insert("http_manager", HTTP_MANAGER.to_owned());
+        values.insert("stats_config", STATS.to_owned());
         values.insert("headers_to_remove", json!(HEADERS_TO_REMOVE).to_string());
         values.insert("cert_socket", quoted(&self.cert_socket));
+        values.insert("max_heap", (u64::from(self.max_heap) << 20).to_string());
+        values.insert("refused_addresses", second_belt::rules(&self.allow_private, &self.own()).to_string());
         values.insert("max_connections", self.max_connections.to_string());
         values.insert("circuit_breakers", circuit_breakers().to_string());
         values.insert("inspected_tls_params", self.upstream_tls.parameters().to_string());
@@ -145,10 +146,16 @@ impl Rendering {
         ] {
             values.insert(key, chain_action(chain).to_string());
         }
+        let inspected = json!({"listener": "inspected", "side": "inspecting"}).to_string();
+        let inspected = self.plugin("handshake", &json!({"@type": STRING_VALUE, "value": inspected}));
+        values.insert("inspected_handshakes", inspected.to_string());
+        self.insert_proxy_protocol(&mut values);
+        values.insert("handshake_mark", self.tls.as_ref().map(|_| handshake_mark()).unwrap_or_default());
         self.insert_filters(&mut values)?;
         self.insert_clusters(&mut values);
         values.insert("undecided_chain", fill(UNDECIDED_CHAIN, &values)?);
         let (listener, cluster) = self.mtls(&values)?;
+        values.insert("tls_listener", self.tls(&values)?);
         values.insert("mtls_listener", listener);
         values.insert("mtls_cluster", cluster);
         Ok(fill(BOOTSTRAP, &values)?)
@@ -181,11 +188,25 @@ impl Rendering {
             routing: Routing {
                 shards: self.shards,
                 resolve: self.resolve.iter().map(|entry| entry.destination.clone()).collect(),
+                own: self.own(),
             },
             grants: Grants::default(),
+            limits: Limits { connections_per_client: self.max_connections_per_client },
+            client_certificates: self.tls.is_some(),
             log: Log { allowances: self.allowances },
         };
         Ok(serde_json::to_string_pretty(&configuration)?)
+    }
+
+    /// Every listener of ours.
+    fn own(&self) -> Vec<SocketAddr> {
+        let mut own = vec![self.listen, self.admin, self.dns];
+        own.extend(self.tls.iter().map(|tls| tls.listen));
+        own.extend(self.mtls.iter().map(|mtls| mtls.listen));
+        own.extend(&self.own);
+        own.sort_unstable();
+        own.dedup();
+        own
     }
 
     fn plugin(&self, root_id: &str, configuration: &Value) -> Value {
@@ -207,6 +228,7 @@ impl Rendering {
         let mut first = true;
         for root in ROOTS {
             let key = match root.id {
+                CONNECTIONS => "connections_filter",
                 "explicit" => "explicit_filter",
                 "inspected" => "inspected_filter",
                 "tunnelled" => "tunnelled_filter",
@@ -214,6 +236,7 @@ impl Rendering {
                 _ => "guard_opaque",
             };
             let filter = match &self.discovery {
+                _ if root.id == CONNECTIONS && self.max_connections_per_client.is_none() => String::new(),
                 Some(directory) => discovered_filter(root, directory),
                 None => self.inline_filter(root, std::mem::take(&mut first))?,
             };
@@ -263,14 +286,19 @@ impl Rendering {
             }
         }
         let mut shards = String::new();
+        let mut filters = String::new();
         for index in 0..self.shards {
             let name = format!("shard-{index}");
             matches.push_str(&format!("{name}: {}\n", chain_action(&name)));
             chains.push_str(&tunnel_chain(values, &name, Some(&self.dns_cache(&name))));
-            for cluster in [
-                self.plain(self.forward_cluster(&name, Leg::Unread)),
-                self.over_tls(self.forward_cluster(&format!("{name}-tls"), Leg::Tls)),
-            ] {
+            let clusters = [(name.clone(), Leg::Unread), (format!("{name}-tls"), Leg::Tls)];
+            for (name, leg) in clusters {
+                let cluster = self.forward_cluster(&name, leg);
+                let cluster = match leg {
+                    Leg::Unread => self.plain(cluster),
+                    Leg::Tls => self.over_tls(cluster),
+                };
+                filters.push_str(&format!("{name}: {}\n", forward_filter(&self.dns_cache(&name))));
                 shards.push_str(&format!("- {cluster}\n"));
             }
         }
@@ -278,6 +306,7 @@ impl Rendering {
         values.insert("tunnel_chains", chains);
         values.insert("resolve_clusters", resolved);
         values.insert("shard_clusters", shards);
+        values.insert("shard_filters", filters);
     }
 
     /// Bytes as they come: HTTP/1.1 or HTTP/2 as the client spoke it.
@@ -301,68 +330,43 @@ impl Rendering {
         )
     }
 
+    /// The true peer, where a PROXY header may say another.
+    fn insert_proxy_protocol(&self, values: &mut Values) {
+        let (mut listener_filter, mut peer_filter) = (String::new(), String::new());
+        if self.proxy_protocol {
+            let proxy_protocol = json!({"name": "envoy.filters.listener.proxy_protocol", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+                // The filter believes the header only of listed peers; others are clients like any other.
+                "allow_requests_without_proxy_protocol": true,
+            }});
+            let peer = json!({"name": "peer", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
+                "on_new_connection": [{
+                    "object_key": "outgate.peer",
+                    "factory_key": "envoy.string",
+                    "format_string": {"text_format_source": {"inline_string": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"}},
+                }],
+            }});
+            listener_filter = format!("- {proxy_protocol}");
+            peer_filter = format!("- {peer}");
+        }
+        values.insert("proxy_protocol", listener_filter);
+        values.insert("peer_filter", peer_filter);
+    }
+
+    fn tls(&self, values: &Values) -> Result<String, RenderError> {
+        let Some(tls) = &self.tls else { return Ok(String::new()) };
+        let mut values = values.clone();
+        tls.insert_server(&mut values, &self.wasm)?;
+        Ok(fill(TLS_LISTENER, &values)?)
+    }
+
     fn mtls(&self, values: &Values) -> Result<(String, String), RenderError> {
         let Some(mtls) = &self.mtls else {
             return Ok(Default::default());
         };
-        let mut values = values.clone();
-        values.insert("mtls_address", json!(mtls.listen.ip().to_string()).to_string());
-        values.insert("mtls_port", mtls.listen.port().to_string());
-        let logger_configuration =
-            json!({"@type": STRING_VALUE, "value": json!({"listener": "mtls"}).to_string()});
-        values.insert(
-            "handshake_plugin",
-            // A VM of its own: what a hostile certificate might do to the logger must not reach traffic.
-            plugin("handshake", "outgate-handshake", &self.wasm, &logger_configuration).to_string(),
-        );
-        values.insert(
-            "mtls_certificate",
-            match &mtls.certificate {
-                MtlsCertificate::Files { chain, key } => format!(
-                    "tls_certificates: {}",
-                    json!([{"certificate_chain": {"filename": chain}, "private_key": {"filename": key}}])
-                ),
-                MtlsCertificate::Minted(name) => format!(
-                    "tls_certificate_sds_secret_configs: {}",
-                    json!([{"name": name, "sds_config": {"resource_api_version": "V3", "ads": {}}}])
-                ),
-            },
-        );
-        let mut validation = json!({"trusted_ca": {"filename": mtls.ca}});
-        if let Some(crl) = &mtls.crl {
-            validation = with(
-                validation,
-                &[("crl", json!({"filename": crl})), ("only_verify_leaf_cert_crl", json!(true))],
-            );
-        }
-        values.insert("mtls_validation", validation.to_string());
-        let mut cluster = String::new();
-        if let Some(upstream) = &mtls.upstream {
-            values.insert("mtls_filters", String::new());
-            values.insert(
-                "mtls_route",
-                json!({"match": {"prefix": ""}, "route": {"cluster": "mtls-upstream", "timeout": "0s"}})
-                    .to_string(),
-            );
-            cluster = format!("- {}\n", self.mtls_upstream(upstream));
-        } else {
-            let configuration = json!({"@type": STRING_VALUE, "value": "{}"});
-            values.insert(
-                "mtls_filters",
-                format!(
-                    "- {}\n",
-                    json!({"name": "identity", "typed_config": {
-                        "@type": WASM_HTTP,
-                        "config": self.plugin("identity", &configuration),
-                    }})
-                ),
-            );
-            values.insert(
-                "mtls_route",
-                json!({"match": {"prefix": ""}, "direct_response": {"status": 200}}).to_string(),
-            );
-        }
-        Ok((fill(MTLS_LISTENER, &values)?, cluster))
+        let rendered = mtls.render(values, &self.wasm, &self.resolve, EnvoyVersion::default())?;
+        Ok((rendered.listener, rendered.clusters))
     }
 }
 
@@ -398,18 +402,6 @@ impl Rendering {
             }},
         })
     }
-
-    /// The server behind the mTLS listener, where `--resolve` says it is if it does.
-    fn mtls_upstream(&self, upstream: &Destination) -> Value {
-        let resolved = self.resolve.iter().find(|entry| entry.destination.matches(upstream));
-        let name = "mtls-upstream";
-        match resolved {
-            Some(entry) => static_cluster(name, entry.address),
-            None => {
-                with(cluster(name, upstream.host.as_str(), upstream.port), &[("type", json!("STRICT_DNS"))])
-            }
-        }
-    }
 }
 
 fn plugin(root_id: &str, vm_id: &str, wasm: &Path, configuration: &Value) -> Value {
@@ -437,6 +429,30 @@ fn discovered_filter(root: Root, directory: &Path) -> String {
     )
 }
 
+/// Tells the access logger for certain whether the handshake was over.
+fn handshake_mark() -> String {
+    let mark = |text: &str| json!([{"object_key": "outgate.handshake", "factory_key": "envoy.string", "format_string": {"text_format_source": {"inline_string": text}}}]);
+    let filter = json!({"name": "handshake", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
+        "on_new_connection": mark("begun"),
+        "on_downstream_tls_handshake": mark("finished"),
+    }});
+    format!("- {filter}")
+}
+
+/// Resolves the name before anything connects, so that its address can be judged; the cache is the cluster's own.
+fn forward_filter(dns_cache: &Value) -> Value {
+    json!({"action": {"name": "forward", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.composite.v3.ExecuteFilterAction",
+        "typed_config": {"name": "forward", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+            "save_upstream_address": true,
+            "allow_dynamic_host_from_filter_state": true,
+            "dns_cache_config": dns_cache,
+        }},
+    }}})
+}
+
 fn chain_action(name: &str) -> Value {
     json!({"action": {"name": name, "typed_config": {"@type": STRING_VALUE, "value": name}}})
 }
@@ -451,9 +467,13 @@ fn tunnel_chain(values: &Values, cluster: &str, dns_cache: Option<&Value>) -> St
         let resolver = json!({"name": "resolve", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
             "port_value": 443,
+            "save_upstream_address": true,
             "dns_cache_config": dns_cache,
         }});
         chain.push_str(&format!("  - {resolver}\n"));
+        chain.push_str(
+            "  - {name: second-belt, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: second-belt, rules: *refused_addresses}}\n",
+        );
     }
     let proxy = json!({"name": "tunnel", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",

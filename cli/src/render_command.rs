@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use outgate_policy::Engine;
 
-use crate::render::{MAX_CONNECTIONS, Rendering};
+use crate::render::mtls::{EnvoyVersion, MtlsFile, bootstrap};
+use crate::render::{MAX_CONNECTIONS, MAX_HEAP, Rendering};
 use crate::resolve::{Resolve, in_order};
 use crate::run::policy_file::PolicyFile;
 use crate::upstream_tls::UpstreamTls;
@@ -16,8 +17,14 @@ use crate::upstream_tls::UpstreamTls;
 #[derive(Args, Debug)]
 pub struct RenderArgs {
     /// The policy: YAML or JSON
-    #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "mtls")]
+    policy: Option<PathBuf>,
+    /// Instead of a policy: an mTLS listener that explains failed handshakes; may be repeated
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    mtls: Vec<PathBuf>,
+    /// The Envoy that --mtls is for
+    #[arg(long, value_enum, default_value_t = Envoy::Later, requires = "mtls")]
+    envoy: Envoy,
     /// What to render for
     #[arg(long, value_enum, default_value_t = Target::Envoy)]
     target: Target,
@@ -54,16 +61,34 @@ enum Target {
     Envoy,
 }
 
+/// Envoys that differ in what they understand.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Envoy {
+    /// 1.36
+    #[value(name = "1.36")]
+    V1_36,
+    /// 1.37 and later
+    #[value(name = "1.37")]
+    Later,
+}
+
 /// Prints the configuration; 2 if the policy does not compile.
 pub fn run(args: &RenderArgs) -> ExitCode {
-    let policy = match PolicyFile::open(&args.policy) {
+    let Some(policy) = &args.policy else {
+        return print(mtls(args));
+    };
+    let policy = match PolicyFile::open(policy) {
         Ok((_, policy)) => policy,
         Err(error) => {
             eprintln!("outgate: {error}");
             return ExitCode::from(2);
         }
     };
-    match render(args, policy.value, &policy.engine) {
+    print(render(args, policy.value, &policy.engine))
+}
+
+fn print(rendered: Result<String, Box<dyn std::error::Error>>) -> ExitCode {
+    match rendered {
         Ok(configuration) => {
             print!("{configuration}");
             ExitCode::SUCCESS
@@ -73,6 +98,16 @@ pub fn run(args: &RenderArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn mtls(args: &RenderArgs) -> Result<String, Box<dyn std::error::Error>> {
+    let listeners: Result<Vec<_>, _> =
+        args.mtls.iter().map(|path| MtlsFile::open(path)?.listener(None)).collect();
+    let version = match args.envoy {
+        Envoy::V1_36 => EnvoyVersion::V1_36,
+        Envoy::Later => EnvoyVersion::Later,
+    };
+    Ok(bootstrap(&listeners?, args.admin, &args.wasm, version)?)
 }
 
 fn render(
@@ -85,7 +120,11 @@ fn render(
         policy,
         listen: args.listen,
         admin: args.admin,
+        own: Vec::new(),
+        tls: None,
         mtls: None,
+        allow_private: engine.document().outgate.allow_private.clone(),
+        proxy_protocol: !engine.document().outgate.proxy_protocol_from.is_empty(),
         resolve: in_order(args.resolve.clone())?,
         upstream_tls: UpstreamTls::new(
             engine.document().tls_inspection.as_ref(),
@@ -95,6 +134,8 @@ fn render(
         cert_socket: args.cert_socket.clone(),
         dns: args.dns,
         max_connections: MAX_CONNECTIONS,
+        max_connections_per_client: None,
+        max_heap: MAX_HEAP,
         shards: args.shards,
         allowances: engine.document().outgate.log_allowances,
         discovery: None,

@@ -8,22 +8,24 @@ mod log;
 mod pem_file;
 pub mod policy_file;
 mod ports;
+mod rejections;
 mod roots;
 mod state;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use outgate_policy::address::Cidr;
 use outgate_policy::{Destination, Engine};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::render::{MAX_CONNECTIONS, Mtls, MtlsCertificate, Rendering};
+use crate::render::mtls::{Mtls, MtlsFile, MtlsFileError};
+use crate::render::{MAX_CONNECTIONS, MAX_HEAP, Rendering};
 use crate::resolve::{Resolve, ResolveError, in_order};
 use crate::upstream_tls::UpstreamTls;
 use cert_service::CertService;
@@ -33,8 +35,11 @@ use log::DecisionLog;
 use policy_file::{Change, PolicyFile};
 use state::State;
 
-/// The name of the mTLS listener's certificate when the operator brings none.
-const MTLS_NAME: &str = "localhost";
+/// The name of our listeners' certificate when the operator brings none.
+const SERVER_NAME: &str = "localhost";
+
+/// The explicit listener over TLS, as it is called in metrics and lines.
+const TLS_LISTENER: &str = "outgate-tls";
 
 /// How long a start may take on a slow machine.
 const START: Duration = Duration::from_secs(60);
@@ -54,6 +59,21 @@ pub struct RunArgs {
     /// cert-service's health, metrics and CA download
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9902")]
     cert_http: SocketAddr,
+    /// The proxy over TLS, for clients that show a certificate; it must verify, and identities hang on it
+    #[arg(long, value_name = "ADDR", requires = "tls_client_ca")]
+    tls_listen: Option<SocketAddr>,
+    /// CAs of the certificates that clients may show there
+    #[arg(long, value_name = "PEM", requires = "tls_listen")]
+    tls_client_ca: Option<PathBuf>,
+    /// Revocation lists of these CAs
+    #[arg(long, value_name = "PEM", requires = "tls_listen")]
+    tls_client_crl: Option<PathBuf>,
+    /// That listener's certificate chain [default: minted for localhost]
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// A listener that demands client certificates and explains every failed handshake
     #[arg(long, value_name = "ADDR", requires = "mtls_ca")]
     mtls_listen: Option<SocketAddr>,
@@ -72,6 +92,9 @@ pub struct RunArgs {
     /// Where good requests go, over plain HTTP [default: answered with the identity seen]
     #[arg(long, value_name = "HOST:PORT", requires = "mtls_listen", value_parser = parse_destination)]
     mtls_upstream: Option<Destination>,
+    /// More of the mTLS listener: names, pins, PROXY protocol, what is logged and how (docs/mtls-listener.md)
+    #[arg(long, value_name = "FILE", requires = "mtls_listen")]
+    mtls_settings: Option<PathBuf>,
     /// Development CA and working files; clients must trust DIR/ca.pem
     #[arg(long, value_name = "DIR", default_value = ".outgate")]
     state: PathBuf,
@@ -93,6 +116,30 @@ pub struct RunArgs {
     /// The most connections of clients at one time; more are turned away
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+    /// The most connections of one client address at one time [default: no limit but --max-connections]
+    #[arg(long, value_name = "N")]
+    max_connections_per_client: Option<NonZeroU32>,
+    /// How much memory Envoy may use; near it, requests and then connections are refused
+    #[arg(long, value_name = "MIB", default_value_t = MAX_HEAP, value_parser = clap::value_parser!(u32).range(16..))]
+    max_heap: u32,
+    /// The most hosts that Envoy holds certificates for, about 32 KB each [default: cert-service's]
+    #[arg(long, value_name = "N")]
+    max_leases: Option<String>,
+    /// How long a certificate is valid, 1h to 7d; it is replaced at two thirds [default: cert-service's]
+    #[arg(long, value_name = "DURATION")]
+    leaf_ttl: Option<String>,
+    /// The CA that signs certificates, then its intermediates; watched for changes [default: one for development]
+    #[arg(long, value_name = "PEM", requires = "ca_key")]
+    ca: Option<PathBuf>,
+    /// The private key of --ca
+    #[arg(long, value_name = "PEM", requires = "ca")]
+    ca_key: Option<PathBuf>,
+    /// The file whose first line is the passphrase of --ca-key
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_key_passphrase: Option<PathBuf>,
+    /// CA pools, as YAML or JSON, instead of --ca; watched for changes
+    #[arg(long, value_name = "FILE", conflicts_with = "ca")]
+    cert_config: Option<PathBuf>,
     /// Decisions and handshake failures, as JSON lines [default: standard output]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -125,6 +172,8 @@ enum RunError {
     UpstreamTls(#[from] crate::upstream_tls::UpstreamTlsError),
     #[error(transparent)]
     Render(#[from] crate::render::RenderError),
+    #[error(transparent)]
+    Mtls(#[from] MtlsFileError),
     #[error(transparent)]
     Envoy(#[from] envoy::EnvoyError),
     #[error("cannot start {name}: {error}")]
@@ -166,8 +215,9 @@ struct Run {
     upstream_cas: Vec<PathBuf>,
     log_allowances: Option<f64>,
     drain: Duration,
-    allow_private: Vec<Cidr>,
     hash: String,
+    /// What `/ready` says.
+    ready: bool,
     swaps: u64,
     state: State,
     admin: Admin,
@@ -180,12 +230,17 @@ impl Run {
         let mut addresses =
             vec![("--listen", args.listen), ("--admin", args.admin), ("--cert-http", args.cert_http)];
         addresses.extend(args.mtls_listen.map(|address| ("--mtls-listen", address)));
+        addresses.extend(args.tls_listen.map(|address| ("--tls-listen", address)));
         ports::check(&addresses)?;
         let (policy_file, policy) = PolicyFile::open(&args.policy)?;
         let wasm = locate::wasm()?;
         let cert_service = locate::cert_service()?;
         let envoy = locate::envoy(args.envoy.as_deref())?;
         for (option, path, tag) in [
+            ("--tls-client-ca", &args.tls_client_ca, "CERTIFICATE"),
+            ("--tls-client-crl", &args.tls_client_crl, "X509 CRL"),
+            ("--tls-cert", &args.tls_cert, "CERTIFICATE"),
+            ("--tls-key", &args.tls_key, "PRIVATE KEY"),
             ("--mtls-ca", &args.mtls_ca, "CERTIFICATE"),
             ("--mtls-crl", &args.mtls_crl, "X509 CRL"),
             ("--mtls-cert", &args.mtls_cert, "CERTIFICATE"),
@@ -200,19 +255,27 @@ impl Run {
         let log = DecisionLog::open(args.log_file.as_deref())
             .map_err(|error| RunError::Log { path: args.log_file.clone().unwrap_or_default(), error })?;
 
+        let outgate = &policy.engine.document().outgate;
+        let listeners: Vec<_> = addresses.iter().map(|(_, address)| *address).collect();
         let rendering = Rendering {
             upstream_tls: upstream_tls(&policy.engine, &state, &args.upstream_ca)?,
             policy: policy.value,
+            own: ports::reached_by(&listeners),
+            tls: tls(args)?,
+            allow_private: outgate.allow_private.clone(),
+            proxy_protocol: !outgate.proxy_protocol_from.is_empty(),
+            max_connections_per_client: args.max_connections_per_client,
+            max_heap: args.max_heap,
             listen: args.listen,
             admin: args.admin,
-            mtls: mtls(args),
+            mtls: mtls(args)?,
             resolve: in_order(args.resolve.clone())?,
             wasm,
             cert_socket: state.cert_socket(),
             dns: ports::free_for_dns()?,
             max_connections: args.max_connections,
             shards: outgate_filter::routing::Routing::default().shards,
-            allowances: args.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
+            allowances: args.log_allowances.unwrap_or(outgate.log_allowances),
             discovery: Some(state.discovery()),
         };
         let bootstrap = rendering.bootstrap()?;
@@ -236,8 +299,8 @@ impl Run {
             upstream_cas: args.upstream_ca.clone(),
             log_allowances: args.log_allowances,
             drain: args.drain,
-            allow_private: policy.engine.document().outgate.allow_private.clone(),
             hash: policy.engine.hash().to_owned(),
+            ready: true,
             swaps: 0,
             state,
             admin,
@@ -256,8 +319,11 @@ impl Run {
             engine.rules().len()
         );
         eprintln!("outgate: proxy     http://{}", args.listen);
+        if let Some(tls) = args.tls_listen {
+            eprintln!("outgate: proxy/tls https://{SERVER_NAME}:{} on {tls}", tls.port());
+        }
         if let Some(mtls) = args.mtls_listen {
-            eprintln!("outgate: mtls      https://{MTLS_NAME}:{} on {mtls}", mtls.port());
+            eprintln!("outgate: mtls      https://{SERVER_NAME}:{} on {mtls}", mtls.port());
         }
         eprintln!("outgate: admin     http://{}/ready http://{0}/stats/prometheus", args.admin);
         eprintln!("outgate: cert-http http://{}/readyz http://{0}/metrics http://{0}/ca.pem", args.cert_http);
@@ -289,6 +355,8 @@ impl Run {
                 });
             }
             self.cert_service.keep_running();
+            self.tell_readiness();
+            self.suggest();
             match self.policy_file.poll() {
                 Change::None => {}
                 Change::Refused(error) => {
@@ -307,6 +375,30 @@ impl Run {
         }
         self.envoy.stop(Duration::from_secs(5));
         Ok(())
+    }
+
+    /// Clients that reject our certificates may have reasons.
+    fn suggest(&self) {
+        for rejected in self.log.rejected() {
+            // It compiled before.
+            if let Ok(engine) = Engine::from_value(&self.rendering.policy) {
+                eprintln!("outgate: {}", rejected.suggestion(&engine));
+            }
+        }
+    }
+
+    /// Without cert-service fresh names are neither resolved nor inspected: clients should go elsewhere if they can.
+    fn tell_readiness(&mut self) {
+        let ready = self.cert_service.is_ready();
+        if ready == self.ready || self.admin.set_ready(ready).is_err() {
+            return;
+        }
+        self.ready = ready;
+        if ready {
+            eprintln!("outgate: cert-service and its resolver answer again; /ready says so");
+        } else {
+            eprintln!("outgate: cert-service or its resolver does not answer; not ready until it does");
+        }
     }
 
     /// Takes no new connections and lets the open ones end; another signal, or the limit, cuts them.
@@ -353,17 +445,23 @@ impl Run {
 
     fn try_swap(&mut self, policy: &policy_file::Policy) -> Result<(), SwapError> {
         let upstream_tls = upstream_tls(&policy.engine, &self.state, &self.upstream_cas)?;
+        let outgate = &policy.engine.document().outgate;
         let rendering = Rendering {
             policy: policy.value.clone(),
             upstream_tls,
-            allowances: self.log_allowances.unwrap_or(policy.engine.document().outgate.log_allowances),
+            allow_private: outgate.allow_private.clone(),
+            proxy_protocol: !outgate.proxy_protocol_from.is_empty(),
+            allowances: self.log_allowances.unwrap_or(outgate.log_allowances),
             ..self.rendering.clone()
         };
+        if rendering.allow_private != self.rendering.allow_private {
+            return Err(SwapError::RestartRequired("outgate.destinations.allowPrivate"));
+        }
+        if rendering.proxy_protocol != self.rendering.proxy_protocol {
+            return Err(SwapError::RestartRequired("outgate.proxyProtocol"));
+        }
         if rendering.bootstrap()? != self.bootstrap {
             return Err(SwapError::RestartRequired("tlsInspectionPolicies"));
-        }
-        if policy.engine.document().outgate.allow_private != self.allow_private {
-            return Err(SwapError::RestartRequired("outgate.destinations.allowPrivate"));
         }
         self.swaps += 1;
         let reloads = self.admin.reloads()?;
@@ -373,6 +471,11 @@ impl Run {
             return Err(error.into());
         }
         self.rendering = rendering;
+        if let Err(error) = self.cert_service.follow(&self.rendering.policy) {
+            eprintln!(
+                "outgate: cert-service keeps certificates of hosts that are not inspected any more: {error}"
+            );
+        }
         Ok(())
     }
 }
@@ -427,19 +530,39 @@ fn upstream_tls(engine: &Engine, state: &State, upstream_cas: &[PathBuf]) -> Res
     Ok(UpstreamTls::new(policy, state.write_roots(&roots)?)?)
 }
 
-fn mtls(args: &RunArgs) -> Option<Mtls> {
-    let (listen, ca) = args.mtls_listen.zip(args.mtls_ca.as_ref())?;
-    let certificate = match (&args.mtls_cert, &args.mtls_key) {
-        (Some(chain), Some(key)) => MtlsCertificate::Files { chain: absolute(chain), key: absolute(key) },
-        _ => MtlsCertificate::Minted(MTLS_NAME.to_owned()),
+/// The explicit listener over TLS.
+fn tls(args: &RunArgs) -> Result<Option<Mtls>, MtlsFileError> {
+    let Some(listen) = args.tls_listen else { return Ok(None) };
+    let file = MtlsFile {
+        name: Some(TLS_LISTENER.to_owned()),
+        listen: Some(listen),
+        ca: args.tls_client_ca.as_ref().map(absolute),
+        crl: args.tls_client_crl.as_ref().map(absolute),
+        certificate: args.tls_cert.as_ref().map(absolute),
+        key: args.tls_key.as_ref().map(absolute),
+        ..MtlsFile::default()
     };
-    Some(Mtls {
-        listen,
-        ca: absolute(ca),
-        crl: args.mtls_crl.as_deref().map(absolute),
-        certificate,
-        upstream: args.mtls_upstream.clone(),
-    })
+    file.listener(Some(SERVER_NAME)).map(Some)
+}
+
+/// The mTLS listener: its settings file, and over that the options.
+fn mtls(args: &RunArgs) -> Result<Option<Mtls>, MtlsFileError> {
+    let Some((listen, ca)) = args.mtls_listen.zip(args.mtls_ca.as_ref()) else { return Ok(None) };
+    let mut file = args.mtls_settings.as_deref().map(MtlsFile::open).transpose()?.unwrap_or_default();
+    file.listen = Some(listen);
+    file.ca = Some(absolute(ca));
+    for (setting, option) in [
+        (&mut file.crl, &args.mtls_crl),
+        (&mut file.certificate, &args.mtls_cert),
+        (&mut file.key, &args.mtls_key),
+    ] {
+        if let Some(path) = option {
+            *setting = Some(absolute(path));
+        }
+    }
+    let upstream = args.mtls_upstream.clone();
+    let mtls = file.listener(Some(SERVER_NAME))?;
+    Ok(Some(Mtls { upstream: upstream.or(mtls.upstream.clone()), ..mtls }))
 }
 
 fn absolute(path: impl AsRef<Path>) -> PathBuf {

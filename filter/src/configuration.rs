@@ -5,6 +5,8 @@
 //!   "policy": {"name": "egress", "rules": []},
 //!   "routing": {"shards": 64, "resolve": [{"host": "api.example", "port": 443}]},
 //!   "grants": {"cluster": "cert-service"},
+//!   "limits": {"connections_per_client": 100},
+//!   "client_certificates": true,
 //!   "log": {"allowances": 1.0}
 //! }
 //! ```
@@ -14,10 +16,15 @@
 //! | `policy` | the policy, as in its file | required |
 //! | `routing.shards` | how many clusters `shard-0`, `shard-1` … of the dynamic forward proxy exist | 64 |
 //! | `routing.resolve` | destinations with a cluster of their own, `resolve-0`, `resolve-1` …; the first that matches; `*` is any host | none |
+//! | `routing.own` | addresses `ip:port` of the proxy's own listeners, which no client may reach through it | none |
 //! | `grants.cluster` | the cluster that answers `POST /v1/grants` | `cert-service` |
+//! | `limits.connections_per_client` | how many connections to the explicit listener one client address may have open; needs the filter `connections` there | none |
+//! | `client_certificates` | whether certificates of clients of the explicit listener count; only for a listener that verifies them | false |
 //! | `log.allowances` | the share of allowances that is logged, 0 to 1; denials always are | 1 |
 //!
 //! Unknown keys are errors that name the key and its place.
+
+use std::num::NonZeroU32;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,9 +43,30 @@ pub struct PluginConfiguration {
     /// Where grants are asked for.
     #[serde(default)]
     pub grants: Grants,
+    /// How much each client may have.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+    /// Whether the explicit listener verifies client certificates, so that they count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub client_certificates: bool,
     /// What is logged.
     #[serde(default)]
     pub log: Log,
+}
+
+/// How much each client may have.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections to the explicit listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_per_client: Option<NonZeroU32>,
+}
+
+impl Limits {
+    fn is_empty(&self) -> bool {
+        self.connections_per_client.is_none()
+    }
 }
 
 /// Where grants are asked for.
@@ -151,6 +179,10 @@ mod tests {
             (
                 r#"{"policy": {}, "routing": {"resolve": [{"host": "a b", "port": 1}]}}"#,
                 "routing.resolve[0].host",
+            ),
+            (
+                r#"{"policy": {}, "limits": {"connections_per_client": 0}}"#,
+                "limits.connections_per_client: invalid value: integer `0`",
             ),
             ("{}", "missing field `policy`"),
             ("not json", "expected"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::handshake::classify::Failure;
 use outgate_policy::{Destination, Identity};
 
 /// What a line is about.
@@ -32,6 +33,8 @@ pub struct Decision<'a> {
     pub rule: Option<&'a str>,
     /// A sentence for the reader, where the reason alone does not say what to do.
     pub detail: Option<&'a str>,
+    /// What went wrong with TLS, if that is why.
+    pub failure: Option<Failure>,
     /// The client.
     pub client: Option<SocketAddr>,
     /// The client's tags and service accounts.
@@ -101,6 +104,10 @@ impl Decision<'_> {
         }
         if let Some(detail) = self.detail {
             set(&mut line, "message", json!(detail));
+        }
+        if let Some(failure) = self.failure {
+            let error = json!({"type": failure.category().as_str(), "code": failure.sub_reason.as_str()});
+            set(&mut line, "error", error);
         }
         if let Some(client) = self.client {
             set(&mut line, "client", json!({"ip": client.ip().to_canonical(), "port": client.port()}));
@@ -235,6 +242,7 @@ mod tests {
             reason: "rule_denied",
             rule: Some("no-posts"),
             detail: None,
+            failure: None,
             client: Some("10.0.0.1:4711".parse().unwrap()),
             identity: Some(&identity),
             destination: Some(&destination),

@@ -22,6 +22,8 @@ pub enum Validity {
     Fresh,
     /// For less: ask again, in the background.
     Ageing,
+    /// Another instance of cert-service gave it, or it is older than the policy: ask again first.
+    Doubtful,
     /// There is none.
     None,
 }
@@ -38,48 +40,54 @@ impl GrantKey {
     }
 }
 
-/// What a slot says of `key` at `now` (milliseconds).
-pub fn lookup(slot: &[u8], key: &GrantKey, now: u64) -> Validity {
+/// What a slot says of `key` at `now` (milliseconds), if `instance` is what cert-service calls itself now, as far as that
+/// is known, and the policy of now is in force since `since`: one in between may have had the grant taken back.
+pub fn lookup(slot: &[u8], key: &GrantKey, now: u64, since: u64, instance: Option<&str>) -> Validity {
     match entries(slot).find(|entry| entry.key == key.0 && entry.until > now) {
         None => Validity::None,
+        Some(entry) if instance.is_some_and(|instance| entry.instance != instance) => Validity::Doubtful,
+        Some(entry) if entry.until.saturating_sub(entry.lifetime) < since => Validity::Doubtful,
         Some(entry) if entry.until.saturating_sub(now) * 2 > entry.lifetime => Validity::Fresh,
         Some(_) => Validity::Ageing,
     }
 }
 
-/// The slot with `key` granted for `lifetime` milliseconds; the grant that ends first makes room.
-pub fn insert(slot: &[u8], key: &GrantKey, now: u64, lifetime: u64) -> Vec<u8> {
+/// The slot with `key` granted by `instance` for `lifetime` milliseconds; the grant that ends first makes room.
+pub fn insert(slot: &[u8], key: &GrantKey, now: u64, lifetime: u64, instance: &str) -> Vec<u8> {
     let mut kept: Vec<Entry<'_>> =
         entries(slot).filter(|entry| entry.key != key.0 && entry.until > now).collect();
-    kept.push(Entry { until: now.saturating_add(lifetime), lifetime, key: &key.0 });
+    kept.push(Entry { until: now.saturating_add(lifetime), lifetime, instance, key: &key.0 });
     kept.sort_by_key(|entry| std::cmp::Reverse(entry.until));
     kept.truncate(ROOM);
-    let lines: Vec<String> =
-        kept.iter().map(|entry| format!("{} {} {}", entry.until, entry.lifetime, entry.key)).collect();
-    lines.join("\n").into_bytes()
+    write(kept.into_iter())
 }
 
 /// The slot without `key`.
 pub fn remove(slot: &[u8], key: &GrantKey) -> Vec<u8> {
-    let lines: Vec<String> = entries(slot)
-        .filter(|entry| entry.key != key.0)
-        .map(|entry| format!("{} {} {}", entry.until, entry.lifetime, entry.key))
-        .collect();
-    lines.join("\n").into_bytes()
+    write(entries(slot).filter(|entry| entry.key != key.0))
 }
 
 struct Entry<'a> {
     until: u64,
     lifetime: u64,
+    instance: &'a str,
     key: &'a str,
+}
+
+fn write<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<u8> {
+    let lines: Vec<String> = entries
+        .map(|entry| format!("{} {} {} {}", entry.until, entry.lifetime, entry.instance, entry.key))
+        .collect();
+    lines.join("\n").into_bytes()
 }
 
 fn entries(slot: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     str::from_utf8(slot).unwrap_or_default().lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ' ');
+        let mut parts = line.splitn(4, ' ');
         Some(Entry {
             until: parts.next()?.parse().ok()?,
             lifetime: parts.next()?.parse().ok()?,
+            instance: parts.next()?,
             key: parts.next()?,
         })
     })
@@ -94,7 +102,7 @@ mod tests {
     #[test]
     fn a_grant_is_fresh_then_ageing_then_gone() {
         let key = GrantKey::new("main", "a.example");
-        let slot = insert(b"", &key, 1_000, LIFETIME);
+        let slot = insert(b"", &key, 1_000, LIFETIME, "i");
         for (now, validity) in [
             (1_000, Validity::Fresh),
             (300_000, Validity::Fresh),
@@ -102,28 +110,54 @@ mod tests {
             (600_999, Validity::Ageing),
             (601_000, Validity::None),
         ] {
-            assert_eq!(lookup(&slot, &key, now), validity, "{now}");
+            assert_eq!(lookup(&slot, &key, now, 0, Some("i")), validity, "{now}");
         }
-        assert_eq!(lookup(&slot, &GrantKey::new("other", "a.example"), 1_000), Validity::None);
-        assert_eq!(lookup(&remove(&slot, &key), &key, 1_000), Validity::None);
+        assert_eq!(lookup(&slot, &GrantKey::new("other", "a.example"), 1_000, 0, Some("i")), Validity::None);
+        assert_eq!(lookup(&remove(&slot, &key), &key, 1_000, 0, Some("i")), Validity::None);
+    }
+
+    #[test]
+    fn what_another_instance_granted_is_doubtful() {
+        let key = GrantKey::new("main", "a.example");
+        let slot = insert(b"", &key, 0, LIFETIME, "first");
+        for (now, validity) in
+            [(None, Validity::Fresh), (Some("first"), Validity::Fresh), (Some("second"), Validity::Doubtful)]
+        {
+            assert_eq!(lookup(&slot, &key, 1, 0, now), validity, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_granted_under_an_older_policy_is_doubtful() {
+        let key = GrantKey::new("main", "a.example");
+        let slot = insert(b"", &key, 100, LIFETIME, "i");
+        assert_eq!(lookup(&slot, &key, 200, 100, Some("i")), Validity::Fresh);
+        assert_eq!(lookup(&slot, &key, 200, 101, Some("i")), Validity::Doubtful);
     }
 
     #[test]
     fn a_slot_never_outgrows_its_room() {
         let mut slot = Vec::new();
         for index in 0..100 {
-            slot = insert(&slot, &GrantKey::new("main", &format!("host-{index}.example")), index, LIFETIME);
+            slot =
+                insert(&slot, &GrantKey::new("main", &format!("host-{index}.example")), index, LIFETIME, "i");
         }
         assert_eq!(entries(&slot).count(), ROOM);
-        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-99.example"), 100), Validity::Fresh);
-        assert_eq!(lookup(&slot, &GrantKey::new("main", "host-0.example"), 100), Validity::None);
+        assert_eq!(
+            lookup(&slot, &GrantKey::new("main", "host-99.example"), 100, 0, Some("i")),
+            Validity::Fresh
+        );
+        assert_eq!(
+            lookup(&slot, &GrantKey::new("main", "host-0.example"), 100, 0, Some("i")),
+            Validity::None
+        );
     }
 
     #[test]
     fn rubbish_is_no_grant() {
         let key = GrantKey::new("main", "a.example");
-        for slot in [&b"\xff\xfe"[..], b"x y z", b"1", b"9999999999999999999999 1 main/a.example"] {
-            assert_eq!(lookup(slot, &key, 0), Validity::None);
+        for slot in [&b"\xff\xfe"[..], b"x y i z", b"1", b"9999999999999999999999 1 i main/a.example"] {
+            assert_eq!(lookup(slot, &key, 0, 0, Some("i")), Validity::None);
         }
     }
 }

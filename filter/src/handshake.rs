@@ -8,13 +8,35 @@ pub mod certificate;
 pub mod classify;
 pub mod configuration;
 mod distinguished_name;
+pub mod expiry;
+pub mod fields;
+#[cfg(test)]
+mod fuzz;
 pub mod identity;
+#[cfg(target_family = "wasm")]
+pub mod judge;
 pub mod line;
 #[cfg(target_family = "wasm")]
 pub mod logger;
 pub mod metrics;
+pub mod otlp;
 pub mod presented;
-mod reason;
-mod tables;
+pub mod reason;
+pub mod refusal;
+#[cfg(target_family = "wasm")]
+pub mod refuse;
+pub mod sampling;
+pub mod shape;
+#[cfg(target_family = "wasm")]
+mod shared;
+pub mod sketch;
+#[cfg(target_family = "wasm")]
+pub mod state;
+pub mod summary;
+pub mod tables;
 pub mod taxonomy;
+#[cfg(target_family = "wasm")]
+pub mod told;
+pub mod verify;
 mod visible;
+pub mod window;

@@ -4,6 +4,7 @@
 //! The glue itself (`proxy`, `handshake::logger`) exists in the wasm module alone; everything else
 //! is plain Rust, tested natively.
 
+pub mod client_table;
 pub mod configuration;
 pub mod decision;
 pub mod denial;

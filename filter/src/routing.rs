@@ -1,5 +1,7 @@
 //! From a destination to the cluster of Envoy that reaches it.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hash::stable;
@@ -14,6 +16,9 @@ pub struct Routing {
     /// Destinations with a cluster of their own; the first that matches counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolve: Vec<Resolved>,
+    /// The proxy's own listeners, which no client may reach through it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<SocketAddr>,
 }
 
 /// A destination that the operator resolves by hand.
@@ -48,6 +53,16 @@ impl Routing {
     /// Whether the operator says where this destination is.
     pub fn is_resolved(&self, destination: &Destination) -> bool {
         self.resolve.iter().any(|entry| entry.matches(destination))
+    }
+
+    /// Whether this destination is a listener of the proxy's own.
+    pub fn is_own(&self, destination: &Destination) -> bool {
+        let Some(ip) = destination.host.ip() else { return false };
+        self.own.iter().any(|own| {
+            // `0.0.0.0` and `::` lead to this host, as a listener on them is reached by every address of it.
+            let same_host = own.ip() == ip || ip.is_unspecified();
+            own.port() == destination.port && (same_host || own.ip().is_unspecified() && ip.is_loopback())
+        })
     }
 
     /// The name of the cluster that reaches `destination`.
@@ -87,7 +102,7 @@ impl HostPattern {
 
 impl Default for Routing {
     fn default() -> Self {
-        Self { shards: 64, resolve: Vec::new() }
+        Self { shards: 64, resolve: Vec::new(), own: Vec::new() }
     }
 }
 
@@ -123,11 +138,33 @@ mod tests {
                 Resolved { host: HostPattern::parse("a.example").unwrap(), port: 443 },
                 Resolved { host: HostPattern::Any, port: 80 },
             ],
+            own: Vec::new(),
         };
         assert_eq!(routing.cluster(&destination("a.example:443"), Leg::Unread), "resolve-0");
         assert_eq!(routing.cluster(&destination("A.example.:443"), Leg::Tls), "resolve-0-tls");
         assert_eq!(routing.cluster(&destination("a.example:80"), Leg::Unread), "resolve-1");
         assert!(routing.cluster(&destination("b.example:443"), Leg::Tls).starts_with("shard-"));
+    }
+
+    #[test]
+    fn own_listeners_are_known_by_every_address_that_leads_to_them() {
+        let own = ["127.0.0.1:9901", "0.0.0.0:3128", "203.0.113.5:3128"].map(|own| own.parse().unwrap());
+        let routing = Routing { own: own.to_vec(), ..Routing::default() };
+        for (text, is_own) in [
+            ("127.0.0.1:9901", true),
+            ("0.0.0.0:9901", true),
+            ("[::]:9901", true),
+            ("[::ffff:127.0.0.1]:9901", true),
+            ("127.0.0.2:9901", false),
+            ("127.0.0.2:3128", true),
+            ("[::1]:3128", true),
+            ("203.0.113.5:3128", true),
+            ("203.0.113.5:443", false),
+            ("203.0.113.6:3128", false),
+            ("localhost:9901", false),
+        ] {
+            assert_eq!(routing.is_own(&destination(text)), is_own, "{text}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use outgate_policy::{Destination, Identity, RuleId, TlsVerdict};
+use outgate_policy::{ClientCertificate, Destination, Identity, RuleId, TlsVerdict};
 
 /// A session as its CONNECT left it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -25,6 +25,9 @@ pub struct SessionState {
     /// The client's service accounts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_accounts: Vec<String>,
+    /// The client's certificate, verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<ClientCertificate>,
     /// `host:port`, in normal form.
     pub destination: String,
     /// The application rule that had the tunnel opened and read.
@@ -111,6 +114,7 @@ impl SessionState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use time::OffsetDateTime;
 
     fn state(tls: TlsState) -> SessionState {
         SessionState {
@@ -119,6 +123,15 @@ mod tests {
             client: "10.0.0.1:4711".parse().unwrap(),
             tags: vec!["tagValues/12345".to_owned()],
             service_accounts: Vec::new(),
+            certificate: Some(ClientCertificate {
+                subject: "CN=x".to_owned(),
+                issuer: "CN=y".to_owned(),
+                serial: "01".to_owned(),
+                sha256: "ab".to_owned(),
+                uri_sans: vec!["spiffe://mesh/x".to_owned()],
+                dns_sans: Vec::new(),
+                not_after: OffsetDateTime::UNIX_EPOCH,
+            }),
             destination: "example.com:443".to_owned(),
             opened_by: "inspect-all".to_owned(),
             tls,

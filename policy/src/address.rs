@@ -99,6 +99,13 @@ impl Cidr {
     }
 }
 
+impl Cidr {
+    /// The first address, and how many leading bits count.
+    pub fn parts(&self) -> (IpAddr, u8) {
+        (self.network, self.prefix)
+    }
+}
+
 impl FromStr for Cidr {
     type Err = CidrError;
 
@@ -145,6 +152,23 @@ pub fn is_refused(ip: IpAddr, allowed: &[Cidr]) -> bool {
             None => is_refused_v6(ip),
         },
     }
+}
+
+/// All that [`is_refused`] refuses, as ranges for others to check: first address and prefix length.
+pub fn refused_ranges() -> Vec<(IpAddr, u8)> {
+    let mut ranges =
+        vec![(IpAddr::from(Ipv6Addr::UNSPECIFIED), 128), (IpAddr::from(Ipv6Addr::LOCALHOST), 128)];
+    for (network, prefix) in REFUSED {
+        let v4 = Ipv4Addr::from(network);
+        let [high, low] =
+            [v4.to_bits() >> 16, v4.to_bits() & 0xffff].map(|half| u16::try_from(half).unwrap_or(0));
+        ranges.push((v4.into(), prefix));
+        ranges.push((v4.to_ipv6_mapped().into(), 96 + prefix));
+        ranges.push((IpAddr::from([0x64, 0xff9b, 0, 0, 0, 0, high, low]), 96 + prefix));
+        ranges.push((IpAddr::from([0x2002, high, low, 0, 0, 0, 0, 0]), 16 + prefix));
+    }
+    ranges.extend(REFUSED_V6.map(|(first, prefix)| (IpAddr::from([first, 0, 0, 0, 0, 0, 0, 0]), prefix)));
+    ranges
 }
 
 fn is_refused_v4(ip: Ipv4Addr) -> bool {
@@ -210,6 +234,62 @@ mod tests {
         ] {
             let error = Cidr::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_ranges_are_what_is_refused() {
+        let contained = |range: &(IpAddr, u8), ip: IpAddr| {
+            // As others read them: an IPv4 address is in no IPv6 range.
+            let bits = |ip: IpAddr| match ip {
+                IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
+                IpAddr::V6(ip) => (ip.to_bits(), 128),
+            };
+            let ((network, length), (address, same)) = (bits(range.0), bits(ip));
+            length == same && (network ^ address).checked_shr(length - u32::from(range.1)).unwrap_or(0) == 0
+        };
+        for ip in [
+            "0.1.2.3",
+            "9.255.255.255",
+            "10.0.0.0",
+            "10.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.64.0.0",
+            "126.255.255.255",
+            "127.0.0.1",
+            "128.0.0.0",
+            "169.254.169.254",
+            "172.15.255.255",
+            "172.31.0.1",
+            "172.32.0.0",
+            "192.0.0.8",
+            "192.0.1.0",
+            "192.168.0.1",
+            "198.17.255.255",
+            "198.19.0.0",
+            "223.255.255.255",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::2",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::8.8.8.8",
+            "2002:7f00:1::",
+            "2002:808:808::1",
+            "fc00::1",
+            "fdff::1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "2001:db8::1",
+        ] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let in_a_range = refused_ranges().iter().any(|range| contained(range, ip));
+            assert_eq!(in_a_range, is_refused(ip, &[]), "{ip}");
         }
     }
 

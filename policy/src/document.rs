@@ -171,6 +171,8 @@ pub struct Outgate {
     pub open_tunnels: OpenTunnels,
     /// Private addresses that may be reached.
     pub allow_private: Vec<Cidr>,
+    /// Peers that may say in a PROXY header who the client is.
+    pub proxy_protocol_from: Vec<Cidr>,
     /// Roots for private origins.
     pub trust_configs: Vec<TrustConfig>,
     /// The share of allowances that is logged.
@@ -248,6 +250,7 @@ impl Default for Outgate {
             errors_in_deny: ErrorsInDeny::default(),
             open_tunnels: OpenTunnels::default(),
             allow_private: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             trust_configs: Vec::new(),
             log_allowances: 1.0,
         }

@@ -15,7 +15,7 @@ use crate::headers::Headers;
 use crate::host::{Authority, Destination};
 use crate::path::RequestPath;
 use crate::reason::Reason;
-use crate::session::{Client, Connection, Request, RequestStage, Session};
+use crate::session::{Client, ClientCertificate, Connection, Request, RequestStage, Session};
 use crate::source::Identity;
 use crate::verdict::{ConnectVerdict, Reading, RequestVerdict, TlsVerdict, agree};
 use crate::walk::{Observer, Outcome, Stage, Walk};
@@ -50,6 +50,8 @@ pub struct SourceQuestion {
     pub tags: Vec<String>,
     /// A service account, besides what `outgate.sources` says of the address.
     pub service_account: Option<String>,
+    /// A certificate, as the proxy verified it.
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// What the bytes turn out to be.
@@ -184,14 +186,16 @@ impl Question {
     }
 }
 
-/// Answers a question, as the proxy would decide it now.
-pub fn explain(engine: &Engine, question: &Question) -> Answer {
-    Explanation::new(engine, question).answer()
+/// Answers a question, as the proxy would decide it now. `resolved` says whether the operator resolves a destination
+/// by hand: such a one may be private.
+pub fn explain(engine: &Engine, question: &Question, resolved: &dyn Fn(&Destination) -> bool) -> Answer {
+    Explanation::new(engine, question, resolved).answer()
 }
 
 struct Explanation<'e> {
     engine: &'e Engine,
     question: &'e Question,
+    resolved: &'e dyn Fn(&Destination) -> bool,
     identity: Identity,
     now: OffsetDateTime,
     trace: Vec<Step>,
@@ -200,19 +204,24 @@ struct Explanation<'e> {
 }
 
 impl<'e> Explanation<'e> {
-    fn new(engine: &'e Engine, question: &'e Question) -> Self {
+    fn new(engine: &'e Engine, question: &'e Question, resolved: &'e dyn Fn(&Destination) -> bool) -> Self {
         let source = &question.source;
         let headers = question.request.as_ref().filter(|_| question.flow == Flow::Direct).map(|request| {
             // Headers of requests inside a tunnel say nothing about who opened it.
             Headers::new(request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
         });
-        let client =
-            Client { ip: source.ip, port: source.port, certificate: None, headers: headers.as_ref() };
+        let client = Client {
+            ip: source.ip,
+            port: source.port,
+            certificate: source.certificate.as_ref(),
+            headers: headers.as_ref(),
+        };
         let given = Identity::new(source.tags.clone(), source.service_account.iter().cloned().collect());
         let identity = engine.identify(&client).and(given);
         Self {
             engine,
             question,
+            resolved,
             identity,
             now: OffsetDateTime::now_utc(),
             trace: Vec::new(),
@@ -240,7 +249,10 @@ impl<'e> Explanation<'e> {
         match Authority::parse(request.authority.as_deref().unwrap_or_default()) {
             Ok(authority) => {
                 let destination = authority.with_port(stage.scheme().default_port());
-                self.request(&destination, &destination, request, stage)
+                match self.refused_address(&destination) {
+                    Some(refused) => refused,
+                    None => self.request(&destination, &destination, request, stage),
+                }
             }
             Err(error) => self.refused(Reason::BadAuthority, &error),
         }
@@ -251,6 +263,9 @@ impl<'e> Explanation<'e> {
             Ok(destination) => destination,
             Err(error) => return (self.refused(Reason::BadAuthority, &error), None),
         };
+        if let Some(refused) = self.refused_address(&destination) {
+            return (refused, None);
+        }
         let identity = self.identity.clone();
         let session = self.session(&identity, &destination, None);
         let connect = Walk::new(self.engine, ()).connect(&session);
@@ -296,6 +311,9 @@ impl<'e> Explanation<'e> {
     /// A request inside a tunnel.
     fn inner(&mut self, destination: &Destination, stage: RequestStage) -> Option<Decided> {
         let request = self.question.request.as_ref()?;
+        if request.method == "CONNECT" {
+            return Some(self.refused(Reason::NestedConnect, &"a tunnel is opened at the proxy itself"));
+        }
         if !scheme_agrees(request, stage) {
             return Some(self.scheme_mismatch(stage));
         }
@@ -353,13 +371,17 @@ impl<'e> Explanation<'e> {
         identity: &'s Identity,
         destination: &'s Destination,
         connection: Option<&'s Connection<'s>>,
-    ) -> Session<'s> {
+    ) -> Session<'s>
+    where
+        'e: 's,
+    {
+        let question = self.question;
         Session {
             client_ip: self.question.source.ip,
             client_port: self.question.source.port,
             identity,
             destination,
-            certificate: None,
+            certificate: question.source.certificate.as_ref(),
             connection,
             now: self.now,
         }
@@ -382,6 +404,14 @@ impl<'e> Explanation<'e> {
             });
         }
         Decided { verdict: "deny", rule: None, reason: reason.as_str() }
+    }
+
+    /// An address that nobody may reach.
+    fn refused_address(&mut self, destination: &Destination) -> Option<Decided> {
+        (self.engine.refuses(destination) && !(self.resolved)(destination)).then(|| {
+            let why = "the address is private, local or reserved, and `outgate.destinations.allowPrivate` does not list it";
+            self.refused(Reason::DestinationRefused, &why)
+        })
     }
 
     fn scheme_mismatch(&mut self, stage: RequestStage) -> Decided {

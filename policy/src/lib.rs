@@ -21,6 +21,7 @@ mod host;
 mod index;
 mod nested;
 mod path;
+mod reach;
 mod reason;
 mod session;
 mod source;

@@ -18,6 +18,8 @@ pub enum Reason {
     DestinationRefused,
     /// Two parts of one connection name different destinations.
     HostMismatch,
+    /// A CONNECT inside a tunnel.
+    NestedConnect,
     /// cert-service granted no certificate.
     NoGrant,
     /// TLS that is to be inspected came without a server name.
@@ -40,13 +42,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AmbiguousPath,
         Self::BadAuthority,
         Self::BadPath,
         Self::DefaultDenied,
         Self::DestinationRefused,
         Self::HostMismatch,
+        Self::NestedConnect,
         Self::NoGrant,
         Self::NoSni,
         Self::NotHttp,
@@ -67,6 +70,7 @@ impl Reason {
             Self::DefaultDenied => "default_denied",
             Self::DestinationRefused => "destination_refused",
             Self::HostMismatch => "host_mismatch",
+            Self::NestedConnect => "nested_connect",
             Self::NoGrant => "no_grant",
             Self::NoSni => "no_sni",
             Self::NotHttp => "not_http",
@@ -89,6 +93,7 @@ impl Reason {
             | Self::NoSni
             | Self::NotHttp
             | Self::RuleDenied => 403,
+            Self::NestedConnect => 405,
             Self::HostMismatch => 421,
             Self::UpstreamTls | Self::UpstreamUnreachable => 502,
             Self::NoGrant => 503,
@@ -104,6 +109,7 @@ impl Reason {
             Self::DefaultDenied => "No rule allows this",
             Self::DestinationRefused => "This address is not reachable through the proxy",
             Self::HostMismatch => "The request is for another host than its connection",
+            Self::NestedConnect => "No tunnel inside a tunnel",
             Self::NoGrant => "No certificate for this host at the moment",
             Self::NoSni => "The client did not name the server",
             Self::NotHttp => "Neither TLS nor HTTP",

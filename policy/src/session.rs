@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::headers::Headers;
@@ -23,21 +24,29 @@ pub struct Client<'a> {
 }
 
 /// A client certificate that was verified. One that was not must never become this.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ClientCertificate {
     /// The subject, as in RFC 2253.
+    #[serde(default)]
     pub subject: String,
     /// The issuer, as in RFC 2253.
+    #[serde(default)]
     pub issuer: String,
     /// The serial number, as `openssl x509 -serial` prints it.
+    #[serde(default)]
     pub serial: String,
     /// The SHA-256 fingerprint, in lower-case hexadecimal.
+    #[serde(default)]
     pub sha256: String,
     /// Subject alternative names: URIs.
+    #[serde(default)]
     pub uri_sans: Vec<String>,
     /// Subject alternative names: DNS names.
+    #[serde(default)]
     pub dns_sans: Vec<String>,
-    /// The end of its validity.
+    /// The end of its validity; RFC 3339 when written.
+    #[serde(with = "time::serde::rfc3339")]
     pub not_after: OffsetDateTime,
 }
 

@@ -31,6 +31,50 @@ async fn cert_service_stopped_granted_hosts_go_on_and_new_ones_wait_for_it() {
     assert_eq!(setting.https("fresh.site.test", "/").await.0.status, 200, "all is well again");
 }
 
+/// Waits until `/ready` of the proxy says this.
+async fn wait_for_readiness(setting: &Setting, status: u16) {
+    for _ in 0..100 {
+        let ready = client::in_the_clear(setting.outgate.admin, Ask::get("/ready").at("admin")).await;
+        if ready.status == status {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("/ready never said {status}: {}", setting.outgate.said());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_is_not_ready_while_a_companion_is_down_and_ends_no_connection_for_it() {
+    let setting = Setting::with(INSPECT_ALL).await;
+    let stream = client::connect(setting.proxy(), "known.site.test:443").await.unwrap();
+    let stream = setting.trusting("known.site.test").http1().handshake(stream).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut ask = async || {
+        sender.ready().await.unwrap();
+        let request = hyper::Request::get("/").header("host", "known.site.test");
+        let request = request.body(http_body_util::Empty::<hyper::body::Bytes>::new()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let kept = response.headers().get("connection").is_none();
+        let status = response.status().as_u16();
+        http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+        (status, kept)
+    };
+    wait_for_readiness(&setting, 200).await;
+    assert_eq!(ask().await, (200, true));
+    for (signal, over) in [(Signal::STOP, Signal::CONT), (Signal::KILL, Signal::KILL)] {
+        setting.outgate.signal_child("cert-service", signal);
+        wait_for_readiness(&setting, 503).await;
+        assert_eq!(ask().await, (200, true), "on the same connection");
+        if over == Signal::CONT {
+            setting.outgate.signal_child("cert-service", over);
+        }
+        wait_for_readiness(&setting, 200).await;
+        assert_eq!(ask().await, (200, true), "on the same connection");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cert_service_killed_is_started_again() {
     let mut setting = Setting::with(INSPECT_ALL).await;

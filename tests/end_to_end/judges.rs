@@ -71,3 +71,47 @@ assert b' 200 ' in s.recv(65536)
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Chromium with a database of its own for trusted CAs, as an administrator fills it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and certutil: `make judge-browser`"]
+async fn chromium_accepts_the_leaf_once_it_trusts_our_ca() {
+    let setting = Setting::with(INSPECT_ALL).await;
+    let home = tempfile::tempdir().unwrap();
+    let database = home.path().join(".pki/nssdb");
+    fs::create_dir_all(&database).unwrap();
+    let database = format!("sql:{}", database.display());
+    let certutil = |arguments: &[&str]| {
+        let output = Command::new("certutil").args(["-d", &database]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    certutil(&["-N", "--empty-password"]);
+    let page = |host: &str| {
+        let output = Command::new("timeout")
+            .args([
+                "60",
+                "chromium",
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+            ])
+            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+            .arg(format!("--user-data-dir={}", home.path().join(host).display()))
+            .arg(format!("--proxy-server=http://{}", setting.proxy()))
+            .args(["--dump-dom", &format!("https://{host}/page")])
+            .env("HOME", home.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(!page("stranger.site.test").contains("\"/page\""), "our CA is not trusted yet");
+    setting.outgate.line(|line| line["event"]["reason"] == "intercept_rejected").await;
+
+    certutil(&["-A", "-n", "outgate", "-t", "C,,", "-i", setting.outgate.ca_file().to_str().unwrap()]);
+    let shown = page("trusted.site.test");
+    assert!(shown.contains("\"/page\""), "{shown}");
+    assert_eq!(setting.secure.last().authority, "trusted.site.test");
+}

@@ -7,7 +7,7 @@ use std::process::Command;
 use outgate_tests::certificates::{Authority, Identity, Profile};
 use outgate_tests::client::{self, Ask, Tls};
 use outgate_tests::origin::Origin;
-use outgate_tests::outgate::{Options, Outgate};
+use outgate_tests::outgate::{Options, Outgate, executable, free_address};
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
@@ -43,9 +43,13 @@ impl Listener {
 
     /// A handshake and a request; whether the listener refused.
     async fn ask(&self, tls: Tls) -> Result<client::Reply, std::io::Error> {
-        let stream = TcpStream::connect(self.outgate.mtls).await.unwrap();
-        let stream = tls.handshake(stream).await?;
-        client::over_tls(stream, Ask::get("/who").at("localhost")).await
+        let exchange = async {
+            let stream = TcpStream::connect(self.outgate.mtls).await.unwrap();
+            let stream = tls.handshake(stream).await?;
+            client::over_tls(stream, Ask::get("/who").at("localhost")).await
+        };
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, exchange).await.expect("an answer or an end within half a minute")
     }
 
     fn failures(&self) -> Vec<Value> {
@@ -297,4 +301,57 @@ async fn good_requests_go_to_the_upstream() {
     assert!(forwarded.contains("client.example") && !forwarded.contains("evil"), "{forwarded}");
     assert!(listener.ask(tls).await.is_err(), "no certificate");
     assert_eq!(origin.received().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_say_what_the_options_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = folder.path().join("settings.yaml");
+    fs::write(
+        &settings,
+        "sans: [spiffe://mesh/pay]\nlog: {service: payments, window_seconds: 1, alarm: 2, fields: {drop: [client.port]}}\n",
+    )
+    .unwrap();
+    let listener = Listener::start(&["--mtls-settings", settings.to_str().unwrap()]);
+    for _ in 0..3 {
+        let tls = listener.tls().identity(listener.clients.client("client.example"));
+        assert!(listener.ask(tls).await.is_err());
+    }
+    for index in 0..3 {
+        let line = listener.failure(index).await;
+        assert_eq!(line["event"]["reason"], "san_mismatch", "{line}");
+        assert_eq!((&line["service"]["name"], line["client"].get("port")), (&"payments".into(), None));
+    }
+    let tls = listener.tls().identity(listener.clients.client("spiffe://mesh/pay"));
+    assert_eq!(listener.ask(tls).await.unwrap().status, 200);
+    // What is about many handshakes is in the same log.
+    for action in ["tls.handshake.alarm", "tls.handshake.summary"] {
+        let line = listener.outgate.line(|line| line["event"]["action"] == action).await;
+        assert_eq!(line["observer"]["ingress"]["interface"]["name"], "mtls", "{line}");
+    }
+
+    for (text, expected) in [
+        ("sens: [a]\n", "unknown field `sens`"),
+        ("log: {fields: {drop: [client.pi]}}\n", "`client.pi` is no field"),
+        ("log: {top: 99}\n", "top: `99` is out of range"),
+        ("upstream: a b\n", "`upstream`"),
+    ] {
+        fs::write(&settings, text).unwrap();
+        let ca = folder.path().join("ca.pem");
+        fs::write(&ca, listener.clients.pem()).unwrap();
+        let policy = listener.outgate.policy_file();
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(executable()).args(["run", "--policy", policy.to_str().unwrap(), "--state"]);
+        command.arg(folder.path().join("state"));
+        for option in ["--listen", "--admin", "--cert-http", "--mtls-listen"] {
+            command.args([option, &free_address().to_string()]);
+        }
+        let output = command
+            .args(["--mtls-ca", ca.to_str().unwrap(), "--mtls-settings"])
+            .arg(&settings)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(expected) && output.status.code() == Some(1), "{text}: {said}");
+    }
 }

@@ -83,6 +83,12 @@ pub async fn get(proxy: SocketAddr, url: &str) -> Reply {
     in_the_clear(proxy, Ask { target: url, authority, ..Ask::get("/") }).await
 }
 
+/// The status of a `GET`; none if nobody answers.
+pub async fn get_status(address: SocketAddr, path: &str) -> Option<u16> {
+    let stream = TcpStream::connect(address).await.ok()?;
+    http1(stream, Ask::get(path).at("status")).await.ok().map(|reply| reply.status)
+}
+
 /// Sends bytes as they are, and reads until the end or until nothing comes for a second.
 pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -11,5 +11,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod name_server;
 pub mod origin;
 pub mod outgate;
+pub mod standalone;

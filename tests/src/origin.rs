@@ -20,6 +20,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::Identity;
 
+/// The body of `/large`.
+static LARGE: [u8; 64 << 20] = [0; 64 << 20];
+
 /// A server that answers every request with what it received, as JSON.
 pub struct Origin {
     /// Where it listens.
@@ -48,6 +51,11 @@ impl Origin {
     /// HTTP/1.1 and HTTP/2 in the clear.
     pub async fn plain() -> Self {
         Self::start(None).await
+    }
+
+    /// The same at this address.
+    pub async fn at(address: &str) -> Self {
+        Self::listen(address, None).await
     }
 
     /// HTTP/1.1 and HTTP/2 over TLS.
@@ -95,7 +103,11 @@ impl Origin {
     }
 
     async fn start(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen("127.0.0.1:0", tls).await
+    }
+
+    async fn listen(address: &str, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -150,7 +162,7 @@ async fn serve(
         auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// Answers with what came; `/slow` takes a moment, so that others can happen meanwhile.
+/// Answers with what came; `/large` with 64 MiB; `/slow` takes a moment, so that others can happen meanwhile.
 async fn answer(
     request: Request<Incoming>,
     received: Arc<Mutex<Vec<Received>>>,
@@ -169,6 +181,10 @@ async fn answer(
             .collect(),
         body: body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default(),
     };
+    if request.target.starts_with("/large") {
+        received.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        return Ok(Response::new(Full::new(Bytes::from_static(&LARGE))));
+    }
     if request.target.starts_with("/slow") {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }

@@ -25,6 +25,7 @@ pub struct Options {
     arguments: Vec<String>,
     mtls: bool,
     state: Option<PathBuf>,
+    log: Option<PathBuf>,
 }
 
 /// A running proxy.
@@ -37,6 +38,7 @@ pub struct Outgate {
     pub cert_http: SocketAddr,
     /// The mTLS listener.
     pub mtls: SocketAddr,
+    log: PathBuf,
     directory: TempDir,
     state: PathBuf,
     process: Child,
@@ -86,6 +88,12 @@ impl Options {
         self.with(&["--mtls-ca", ca.to_str().unwrap()])
     }
 
+    /// With its log here.
+    pub fn log_to(mut self, log: &Path) -> Self {
+        self.log = Some(log.to_owned());
+        self
+    }
+
     /// With a state directory that outlives the proxy.
     pub fn state(mut self, state: &Path) -> Self {
         self.state = Some(state.to_owned());
@@ -109,7 +117,8 @@ impl Outgate {
         if options.mtls {
             command.args(["--mtls-listen", &mtls.to_string()]);
         }
-        command.args(["--concurrency", "1", "--log-file"]).arg(directory.path().join("log.jsonl"));
+        let log = options.log.unwrap_or_else(|| directory.path().join("log.jsonl"));
+        command.args(["--concurrency", "1", "--log-file"]).arg(&log);
         command.args(&options.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let said: Arc<Mutex<String>> = Arc::default();
@@ -122,7 +131,7 @@ impl Outgate {
                 heard.push('\n');
             }
         });
-        let mut outgate = Self { proxy, admin, cert_http, mtls, directory, state, process, said };
+        let mut outgate = Self { proxy, admin, cert_http, mtls, log, directory, state, process, said };
         outgate.wait_for("outgate: ready", START);
         outgate
     }
@@ -169,10 +178,20 @@ impl Outgate {
 
     /// Replaces the policy and waits until it is in force.
     pub fn swap_policy(&mut self, policy: &str) {
-        let before = self.said().matches("rules in force").count();
+        let before = self.swaps();
         self.replace_policy(policy);
+        self.wait_for_swaps(before + 1);
+    }
+
+    /// How often it said that a policy is in force.
+    pub fn swaps(&self) -> usize {
+        self.said().matches("rules in force").count()
+    }
+
+    /// Waits until it said so as often.
+    pub fn wait_for_swaps(&self, count: usize) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.said().matches("rules in force").count() == before {
+        while self.swaps() < count {
             assert!(Instant::now() < deadline, "the policy was not swapped:\n{}", self.said());
             thread::sleep(Duration::from_millis(20));
         }
@@ -215,7 +234,7 @@ impl Outgate {
 
     /// The file of the log.
     pub fn log_file(&self) -> PathBuf {
-        self.directory.path().join("log.jsonl")
+        self.log.clone()
     }
 
     /// The process ids of its children, by name.

@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::key::{SignError, SigningKey};
+use super::key::{GeneratedKey, SignError, SigningKey};
 use super::{CaError, KEY_FILE, store};
 use crate::certificate::der::{Writer, tag};
 use crate::certificate::{Serial, Template, extension, hex, oid};
@@ -20,18 +20,23 @@ pub(super) fn ensure(state: &Path, now: OffsetDateTime) -> Result<bool, CaError>
     if path.exists() {
         return Ok(false);
     }
+    write_new(&path, now)?;
+    Ok(true)
+}
+
+/// Writes a new CA to this file.
+pub(super) fn write_new(path: &Path, now: OffsetDateTime) -> Result<(), CaError> {
     let file = create(now).map_err(|error| CaError::File {
         action: "create a CA for",
-        path: path.clone(),
+        path: path.to_owned(),
         source: std::io::Error::other(error),
     })?;
-    store::write(&path, file.as_bytes(), 0o600)?;
-    Ok(true)
+    store::write(path, file.as_bytes(), 0o600)
 }
 
 /// A key and its certificate in one PEM file, so that they are written together or not at all.
 fn create(now: OffsetDateTime) -> Result<Zeroizing<String>, SignError> {
-    let (key, key_pem) = SigningKey::generate()?;
+    let GeneratedKey { key, pem: key_pem, public_key_info } = SigningKey::generate()?;
     let fingerprint = digest::digest(&digest::SHA256, key.public_key());
     // RFC 7093: the leftmost 160 bits of the SHA-256 of the public key.
     let key_id: Vec<u8> = fingerprint.as_ref().iter().copied().take(20).collect();
@@ -43,7 +48,7 @@ fn create(now: OffsetDateTime) -> Result<Zeroizing<String>, SignError> {
         not_before: now.saturating_sub(time::Duration::DAY),
         not_after: now.saturating_add(LIFE),
         subject: &name,
-        public_key_info: &key.public_key_info()?,
+        public_key_info: &public_key_info,
     };
     let der = template.sign(&key, |list| {
         extension(list, oid::BASIC_CONSTRAINTS, true, |value| {

@@ -34,12 +34,20 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, CaError> {
 }
 
 /// Reads a private key, unless others could too.
-pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
+pub(crate) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
     let mode = fs::metadata(path).map_err(failed("read", path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(CaError::KeyExposed { path: path.to_owned(), mode });
     }
     read(path).map(Zeroizing::new)
+}
+
+/// Reads a passphrase, the first line of its file, unless others could too.
+pub(super) fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    let mut text = read_key(path)?;
+    let end = text.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(text.len());
+    text.truncate(end);
+    Ok(text)
 }
 
 /// Writes a file that everyone may read, unless it says the same already.

@@ -1,12 +1,12 @@
 //! Resource versions that prove themselves.
 //!
 //! A restarted service knows no grants, but Envoy still holds certificates and tells their versions
-//! when it is back. A version carries a MAC by a key that only holders of the CA's private key can
-//! derive, so what this CA has handed out once is known again and goes on without a new handshake
-//! failing.
+//! when it is back. A version carries a MAC over pool, name and times, by a key that only holders of the CA's private key
+//! can derive. So what a CA has handed out once is known again, here or at another replica, and goes on without a
+//! handshake failing.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -15,6 +15,8 @@ use time::OffsetDateTime;
 
 use crate::ca::Ca;
 use crate::grants::PoolName;
+use crate::leaf::TTL_RANGE;
+use crate::leases::CaId;
 use outgate_policy::HostName;
 
 /// What a version says of the leaf that has it.
@@ -22,6 +24,8 @@ use outgate_policy::HostName;
 pub struct Issued {
     /// The pool that signed.
     pub pool: PoolName,
+    /// The CA of the pool that signed.
+    pub ca: CaId,
     /// When it was minted.
     pub at: OffsetDateTime,
     /// Its last second.
@@ -29,8 +33,9 @@ pub struct Issued {
 }
 
 /// Writes and checks versions.
+#[derive(Default)]
 pub struct Proofs {
-    key: hmac::Key,
+    keys: RwLock<HashMap<CaId, hmac::Key>>,
     recalled: Mutex<Recalled>,
 }
 
@@ -42,48 +47,59 @@ struct Recalled {
 }
 
 impl Proofs {
-    /// Proofs of this CA.
-    pub fn new(ca: &Ca) -> Proofs {
+    /// Recognises from now on what this CA issued.
+    pub fn know(&self, ca: &Ca) {
         // The certificate too: a CA that was issued again has another chain to hand out.
         let mut purpose = b"resource version ".to_vec();
         purpose.extend_from_slice(ca.issuing_der());
-        Proofs { key: ca.key().derive(&purpose), recalled: Mutex::default() }
+        let key = ca.key().derive(&purpose);
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(CaId::new(ca.id()), key);
     }
 
-    /// The version of a leaf with this serial number.
+    /// Recognises nothing of this CA any more.
+    pub fn forget(&self, ca: &CaId) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(ca);
+    }
+
+    /// The version of a leaf with this serial number; one that proves nothing if its CA is not known.
     pub fn version(&self, host: &HostName, issued: &Issued, serial: &str) -> String {
         let claim = format!(
-            "1:{}:{}:{}:{serial}",
+            "2:{}:{}:{}:{}:{serial}",
             issued.pool,
+            issued.ca,
             issued.at.unix_timestamp(),
             issued.not_after.unix_timestamp()
         );
-        let tag = hmac::sign(&self.key, message(host, &claim).as_bytes());
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(key) = keys.get(&issued.ca) else { return claim };
+        let tag = hmac::sign(key, message(host, &claim).as_bytes());
         format!("{claim}:{}", URL_SAFE_NO_PAD.encode(tag))
     }
 
-    /// What a version says, if we wrote it for this host and its leaf is still good.
+    /// What a version says, if a CA that we know wrote it for this host and its leaf is still good.
     pub fn prove(&self, host: &HostName, version: &str, now: OffsetDateTime) -> Option<Issued> {
         let (claim, tag) = version.rsplit_once(':')?;
-        let tag = URL_SAFE_NO_PAD.decode(tag).ok()?;
-        hmac::verify(&self.key, message(host, claim).as_bytes(), &tag).ok()?;
         let mut fields = claim.split(':');
-        let ("1", pool, at, not_after) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?)
-        else {
+        let ("2", pool, ca) = (fields.next()?, fields.next()?, CaId::new(fields.next()?)) else {
             return None;
         };
-        let time = |text: &str| OffsetDateTime::from_unix_timestamp(text.parse().ok()?).ok();
-        let issued = Issued { pool: PoolName::parse(pool).ok()?, at: time(at)?, not_after: time(not_after)? };
+        let tag = URL_SAFE_NO_PAD.decode(tag).ok()?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        hmac::verify(keys.get(&ca)?, message(host, claim).as_bytes(), &tag).ok()?;
+        let mut time = || OffsetDateTime::from_unix_timestamp(fields.next()?.parse().ok()?).ok();
+        let issued = Issued { pool: PoolName::parse(pool).ok()?, ca, at: time()?, not_after: time()? };
         let good = now < issued.not_after && !self.is_recalled(host, issued.at);
         good.then_some(issued)
     }
 
-    /// Takes back all that was issued until now, for one host or for all.
-    pub fn recall(&self, host: Option<&HostName>, now: OffsetDateTime) {
+    /// Takes back all that was issued until now, for these hosts or for all.
+    pub fn recall(&self, hosts: Option<&[HostName]>, now: OffsetDateTime) {
         let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
-        match host {
-            Some(host) => {
-                recalled.hosts.insert(host.clone(), now);
+        match hosts {
+            Some(hosts) => {
+                // Older leaves have ended.
+                recalled.hosts.retain(|_, at| now - *at < *TTL_RANGE.end());
+                recalled.hosts.extend(hosts.iter().map(|host| (host.clone(), now)));
             }
             None => *recalled = Recalled { all: Some(now), hosts: HashMap::new() },
         }

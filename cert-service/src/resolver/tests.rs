@@ -12,11 +12,10 @@ use super::lookup::{self, Family, Said};
 use super::refusal::Refusal;
 use super::upstream::write_framed;
 use super::{Resolver, Settings, Timeouts, parse_upstream};
-use name_server::NameServer;
 use outgate_policy::address::Cidr;
+use outgate_tests::name_server::NameServer;
 
 mod envoy;
-mod name_server;
 
 /// A resolver, the name server that it asks, and its log.
 struct World {
@@ -512,7 +511,8 @@ async fn what_cannot_work_is_refused_at_the_start() {
         settings.listen = listen.parse().unwrap();
         async move { Resolver::start(settings, Box::new(|_| {})).await.err().map(|error| error.to_string()) }
     };
-    let free = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // Nobody else is there.
+    let free = UdpSocket::bind("127.77.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let held = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let held_address = held.local_addr().unwrap().to_string();
     for (listen, upstreams, expected) in [

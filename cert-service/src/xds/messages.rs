@@ -54,6 +54,46 @@ pub struct DeltaDiscoveryResponse {
     pub removed_resources: Vec<String>,
 }
 
+/// `envoy.service.discovery.v3.DiscoveryRequest`: the same without deltas.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DiscoveryRequest {
+    /// The version of the last response that was accepted.
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    /// Who asks; on the first message.
+    #[prost(message, optional, tag = "2")]
+    pub node: Option<Node>,
+    /// All names that are wanted.
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names: Vec<String>,
+    /// What kind of resources it is about.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// The response that this acknowledges.
+    #[prost(string, tag = "5")]
+    pub response_nonce: String,
+    /// Why that response was not accepted.
+    #[prost(message, optional, tag = "6")]
+    pub error_detail: Option<RpcStatus>,
+}
+
+/// `envoy.service.discovery.v3.DiscoveryResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DiscoveryResponse {
+    /// Told again in later requests.
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    /// New resources and new versions.
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<Any>,
+    /// What kind of resources it is about.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// To be acknowledged.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+}
+
 /// `envoy.service.discovery.v3.Resource`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Resource {

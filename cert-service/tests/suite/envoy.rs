@@ -28,6 +28,7 @@ pub struct Running {
     pub service: Arc<Service>,
     pub log: Log,
     pub http: std::net::SocketAddr,
+    pub remote: Option<std::net::SocketAddr>,
     socket: PathBuf,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
@@ -46,11 +47,12 @@ impl Running {
         let server = Server::start(&options, log.clone()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (service, http) = (server.service().clone(), server.http_address().unwrap());
+        let remote = server.remote_address();
         let served = tokio::spawn(server.serve(async {
             let _ = stopped.await;
             "test"
         }));
-        Running { service, log, http, socket, stop, served }
+        Running { service, log, http, remote, socket, stop, served }
     }
 
     /// Ends it as a signal would.
@@ -79,6 +81,18 @@ impl Running {
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
+    /// What the socket answers to a `GET`.
+    pub async fn private(&self, path: &str) -> serde_json::Value {
+        let stream = UnixStream::connect(&self.socket).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request =
+            hyper::Request::get(path).header("host", "cert-service").body(Full::<Bytes>::default()).unwrap();
+        let body =
+            sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice(&body).unwrap()
+    }
+
     pub async fn get(&self, path: &str) -> (u16, Option<String>, Bytes) {
         let stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -101,6 +115,16 @@ impl Running {
 
     /// Opens a stream as Envoy does.
     pub async fn envoy(&self, method: &'static str) -> Envoy {
+        let (requests, responses) = self.stream(method).await;
+        Envoy { requests, responses, begun: false, node: "test-envoy".to_owned() }
+    }
+
+    /// Opens a stream of any protocol.
+    pub async fn stream<Q, A>(&self, method: &'static str) -> (mpsc::UnboundedSender<Q>, tonic::Streaming<A>)
+    where
+        Q: prost::Message + Default + 'static,
+        A: prost::Message + Default + 'static,
+    {
         let stream = UnixStream::connect(&self.socket).await.unwrap();
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -108,7 +132,7 @@ impl Running {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let mut client = tonic::client::Grpc::new(Channel(sender));
         client.ready().await.unwrap();
-        let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
+        let codec = ProstCodec::<Q, A>::default();
         let response = client
             .streaming(
                 tonic::Request::new(UnboundedReceiverStream::new(outgoing)),
@@ -117,7 +141,7 @@ impl Running {
             )
             .await
             .unwrap();
-        Envoy { requests, responses: response.into_inner(), begun: false }
+        (requests, response.into_inner())
     }
 }
 
@@ -126,12 +150,18 @@ pub struct Envoy {
     requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
     responses: tonic::Streaming<DeltaDiscoveryResponse>,
     begun: bool,
+    node: String,
 }
 
 impl Envoy {
+    /// With another node id.
+    pub fn named(self, node: &str) -> Envoy {
+        Envoy { node: node.to_owned(), ..self }
+    }
+
     pub fn send(&mut self, mut request: DeltaDiscoveryRequest) {
         if !self.begun {
-            request.node = Some(Node { id: "test-envoy".to_owned() });
+            request.node = Some(Node { id: self.node.clone() });
             self.begun = true;
         }
         if request.type_url.is_empty() {

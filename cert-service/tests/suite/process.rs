@@ -39,6 +39,30 @@ fn it_starts_says_so_and_ends_on_a_signal() {
 }
 
 #[test]
+fn sighup_reads_the_pools_again_and_no_core_is_dumped() {
+    let directory = Directory::new();
+    let mut child = start(&directory);
+    let (_, mut out) = read_until_started(&mut child);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let core: Vec<&str> = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    assert_eq!(core[4..6], ["0", "0"]);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::HUP)
+        .unwrap();
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    for words in ["\"event\":\"reload\"", "\"result\":\"ok\"", "\"cause\":\"signal\""] {
+        assert!(line.contains(words), "{line}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn it_replaces_a_socket_that_was_left_behind_and_no_other() {
     let directory = Directory::new();
     drop(UnixListener::bind(directory.path("socket")).unwrap());
@@ -79,8 +103,13 @@ fn it_says_why_it_does_not_start() {
     let output = run(&directory, &["--http", "127.0.0.1:0"]);
     refused(&output, 1, &["other users can reach the private key", "chmod 600"]);
 
+    let output = run(&Directory::new(), &["--http", "127.0.0.1:0", "--listen", "0.0.0.0:0"]);
+    refused(&output, 1, &["`--listen 0.0.0.0:0` has no TLS and is not loopback", "`--insecure-plaintext`"]);
+
     for (arguments, words) in [
-        (&["--http", "nowhere"][..], "invalid value 'nowhere'"),
+        (&["--http", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen-cert", "x"][..], "--listen-key"),
+        (&["--http", "127.0.0.1:0", "--config", "x", "--pool", "main"], "cannot be used with"),
+        (&["--http", "nowhere"], "invalid value 'nowhere'"),
         (&["--http", "127.0.0.1:0", "--leaf-ttl", "30d"], "a certificate must be valid for 1h to 7d"),
         (&["--http", "127.0.0.1:0", "--max-leases", "0"], "at least one name must fit"),
         (&["--http", "127.0.0.1:0", "--pool", "a b"], "is not a pool name"),

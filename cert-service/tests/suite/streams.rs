@@ -18,8 +18,11 @@ async fn a_granted_name_has_a_certificate_and_no_other_has() {
         envoy.subscribe(&["b.example"]);
         assert_eq!(envoy.next().await.removed_resources, ["b.example"]);
 
-        let (status, answer) = running.grant("main", "A.Example.").await;
+        let (status, mut answer) = running.grant("main", "A.Example.").await;
         assert_eq!(status, 200);
+        assert!(
+            answer.as_object_mut().unwrap().remove("instance").is_some_and(|instance| instance.is_string())
+        );
         let expected = serde_json::json!({"pool": "main", "host": "a.example", "resource": "a.example", "expiresInSeconds": 600});
         assert_eq!(answer, expected);
         envoy.subscribe(&["a.example"]);
@@ -31,7 +34,7 @@ async fn a_granted_name_has_a_certificate_and_no_other_has() {
         let names = &certificate.subject_alternative_name().unwrap().unwrap().value.general_names;
         assert_eq!(*names, [GeneralName::DNSName("a.example")]);
         let key = cert_service::pem::decode(key.as_bytes()).unwrap();
-        let key = cert_service::ca::key::SigningKey::from_blocks(&key).unwrap();
+        let key = cert_service::ca::key::SigningKey::from_blocks(&key, None).unwrap();
         assert_eq!(key.public_key(), &*certificate.public_key().subject_public_key.data);
         envoy.silence().await;
     }
@@ -128,7 +131,7 @@ async fn envoy_goes_on_after_a_restart_with_what_it_holds() {
 
     let after = Running::start(&directory, &[]).await;
     let mut envoy = after.envoy(DELTA_ADS).await;
-    let forged = held[0].1.replace("1:main", "1:mean");
+    let forged = held[0].1.replace("2:main", "2:mean");
     let mut all: Vec<(&str, &str)> =
         held.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
     // A version is good for its own host only, and nobody but the CA can write one.
@@ -332,14 +335,14 @@ async fn operators_see_what_they_need() {
     assert_eq!(pem, std::fs::read(directory.path("state/ca.pem")).unwrap());
     let (_, kind, der) = running.get("/ca.crt").await;
     assert_eq!(kind.as_deref(), Some("application/x-x509-ca-cert"));
-    assert_eq!(der, running.service.ca().trust_der());
+    assert_eq!(der, running.service.ca().unwrap().trust_der());
     assert_eq!(running.get("/v1/grants").await.0, 404, "grants are for the socket alone");
 
     running.grant("main", "a.example").await;
     let mut envoy = running.envoy(DELTA_ADS).await;
     envoy.subscribe(&["a.example", "b.example"]);
     envoy.next().await;
-    let ca = running.service.ca().id().to_owned();
+    let ca = running.service.ca().unwrap().id().to_owned();
     for (name, value) in [
         (format!("cert_service_mints_total{{ca=\"{ca}\",result=\"ok\"}}"), 1.0),
         ("cert_service_live_leases".to_owned(), 1.0),
@@ -347,7 +350,7 @@ async fn operators_see_what_they_need() {
         ("cert_service_denials_total{reason=\"not_granted\"}".to_owned(), 1.0),
         (
             format!("cert_service_ca_not_after_seconds{{ca=\"{ca}\"}}"),
-            running.service.ca().not_after().unix_timestamp() as f64,
+            running.service.ca().unwrap().not_after().unix_timestamp() as f64,
         ),
     ] {
         assert_eq!(running.metric(&name).await, value, "{name}");

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 /// The hidden subcommand that becomes a child.
 pub const SUBCOMMAND: &str = "child";
@@ -31,9 +31,16 @@ pub fn become_child(arguments: &[OsString]) -> ExitCode {
     if now.as_deref() != parent.to_str() {
         return ExitCode::FAILURE;
     }
+    raise_file_limit();
     let error = Command::new(program).args(rest).exec();
     eprintln!("outgate: cannot start `{}`: {error}", program.display());
     ExitCode::FAILURE
+}
+
+/// Every connection is a file or two, and the usual limit is 1,024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _refused = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The program that runs now, even if its file was replaced meanwhile.

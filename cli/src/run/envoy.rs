@@ -134,15 +134,20 @@ impl Admin {
         answers(&format!("http://{}/ready", self.address))
     }
 
+    /// Has `/ready` say whether clients should come here; those that are here stay.
+    pub fn set_ready(&self, ready: bool) -> Result<(), EnvoyError> {
+        self.post(if ready { "healthcheck/ok" } else { "healthcheck/fail" })
+    }
+
     /// Has Envoy say that it is not ready, and take no new connections.
     pub fn drain(&self) -> Result<(), EnvoyError> {
-        for path in ["healthcheck/fail", "drain_listeners?graceful&skip_exit"] {
-            agent()
-                .post(format!("http://{}/{path}", self.address))
-                .send_empty()
-                .map_err(|_| EnvoyError::Admin(self.address))?;
-        }
-        Ok(())
+        self.set_ready(false)?;
+        self.post("drain_listeners?graceful&skip_exit")
+    }
+
+    fn post(&self, path: &str) -> Result<(), EnvoyError> {
+        let answer = agent().post(format!("http://{}/{path}", self.address)).send_empty();
+        answer.map(|_| ()).map_err(|_| EnvoyError::Admin(self.address))
     }
 
     /// How many connections of clients are open.

@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+
+use super::rejections::{Rejected, Rejections};
 
 /// Lines that may wait for a slow reader of the log.
 const WAITING: usize = 65_536;
@@ -19,6 +21,7 @@ const WAITING: usize = 65_536;
 pub struct DecisionLog {
     messages: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
+    rejected: Arc<Mutex<(Rejections, Vec<Rejected>)>>,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl DecisionLog {
                 }
             }
         });
-        Ok(Self { messages: sender, dropped: Arc::default() })
+        Ok(Self { messages: sender, dropped: Arc::default(), rejected: Arc::default() })
     }
 
     /// Goes on in a new file of the same name; no line is lost.
@@ -63,7 +66,17 @@ impl DecisionLog {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Hosts whose clients reject our certificates, each once.
+    pub fn rejected(&self) -> Vec<Rejected> {
+        let mut rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut rejected.1)
+    }
+
     fn write(&self, line: &str) {
+        {
+            let (rejections, rejected) = &mut *self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+            rejected.extend(rejections.note(line));
+        }
         match self.messages.try_send(Message::Line(format!("{line}\n"))) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {

@@ -72,6 +72,16 @@ pub fn free_for_dns() -> Result<SocketAddr, PortError> {
         })
 }
 
+/// The listeners, by every address of this machine that leads to them.
+pub fn reached_by(listeners: &[SocketAddr]) -> Vec<SocketAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let on_all = listeners.iter().filter(|listener| listener.ip().is_unspecified());
+    let reached = on_all.flat_map(|listener| {
+        interfaces.iter().map(|interface| SocketAddr::new(interface.ip(), listener.port()))
+    });
+    listeners.iter().copied().chain(reached).collect()
+}
+
 /// Checks that each address can be listened on.
 pub fn check(addresses: &[(&'static str, SocketAddr)]) -> Result<(), PortError> {
     let mut seen = BTreeMap::new();

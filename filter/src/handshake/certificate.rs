@@ -82,6 +82,19 @@ pub enum NameKind {
     Other,
 }
 
+impl NameKind {
+    /// `dns`, `uri`, `email`, `ip`, `other`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Uri => "uri",
+            Self::Email => "email",
+            Self::Ip => "ip",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Why a certificate could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {

@@ -4,7 +4,7 @@
 //! without a reason. An alert decides only where it is all there is: a *received* one means that the
 //! client refused us.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::reason::{Code, Reason, spaced};
 use super::tables::{
@@ -37,6 +37,8 @@ pub struct Evidence<'a> {
     pub server_name: bool,
     /// Whether a filter chain took the connection (`xds.filter_chain_name`).
     pub filter_chain: bool,
+    /// Whether the chain that took it speaks no TLS: then there is no `connection.tls_version`, not even a wrong one.
+    pub without_tls: bool,
     /// Whether the listener demands the PROXY protocol.
     pub proxy_protocol: bool,
     /// The client's JA4, which begins with the highest version that it offers: `t13…`.
@@ -61,7 +63,7 @@ pub enum Progress {
 }
 
 /// Which of our listeners a connection came to.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// One that demands client certificates.
@@ -110,7 +112,8 @@ impl Failure {
         self.sub_reason.remedy()
     }
 
-    fn exact(sub_reason: SubReason) -> Self {
+    /// One that allows no other reading.
+    pub fn exact(sub_reason: SubReason) -> Self {
         Self { sub_reason, certainty: Certainty::Exact, depth: None, code: None }
     }
 
@@ -125,7 +128,7 @@ impl Failure {
 
 /// The failure that the evidence shows, or none if the handshake was completed.
 pub fn classify(evidence: &Evidence<'_>) -> Option<Failure> {
-    if evidence.progress == Progress::Finished {
+    if evidence.progress == Progress::Finished || evidence.without_tls {
         return None;
     }
     match Reason::parse(evidence.reason) {
@@ -248,6 +251,10 @@ fn without_reason(evidence: &Evidence<'_>) -> Option<Failure> {
             Some(Failure::likely(SubReason::ProxyProtocolError))
         }
         Some(true) => Some(ended(SubReason::ClosedMidHandshake, evidence)),
+        // Envoy 1.40 ends a connection without its PROXY header just as silently.
+        None if evidence.proxy_protocol && !evidence.filter_chain => {
+            Some(Failure::likely(SubReason::ClosedBeforeHello))
+        }
         Some(false) | None => Some(Failure::exact(SubReason::ClosedBeforeHello)),
     }
 }

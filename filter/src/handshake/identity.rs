@@ -24,7 +24,7 @@ pub fn describe(pem: &[u8]) -> Value {
         "notBefore": presented.not_before,
         "notAfter": presented.not_after,
         "sha256": presented.sha256,
-        "alternativeNames": presented.alternative_names,
+        "alternativeNames": presented.names(),
     });
     if let (Value::Object(members), Some(id)) = (&mut identity, spiffe_id) {
         members.insert("spiffeId".to_owned(), Value::from(id));

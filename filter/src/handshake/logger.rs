@@ -3,23 +3,38 @@
 //! It runs in a VM of its own and reads properties only, never writes any: in an access logger that
 //! is refused, and the SDK panics on it.
 
+use std::time::Duration;
+
 use log::error;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, RootContext};
 use proxy_wasm::types::{LogLevel, MetricType};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
 
-use super::classify::{Evidence, Failure, Progress, Side, classify};
+use super::classify::Failure;
 use super::configuration::HandshakeConfiguration;
-use super::line::{Connection, line};
+use super::expiry::Expiry;
+use super::judge::judge;
+use super::line::{Connection, record, written};
 use super::metrics;
-use super::presented::{Attributes, Presented};
+use super::otlp::{Queue, body};
+use super::sampling::{Admission, Occurrence, admit};
+use super::shape::log_record;
+use super::shared::Shared;
+use super::summary;
 use super::taxonomy::SubReason;
-use crate::proxy::host::{address, integer_property as number, now, property, text_property as text};
+use super::told::Told;
+use super::visible::visible;
+use super::window::{Offender, Window, source};
+use crate::proxy::host::{now, now_milliseconds, property, text_property as text};
 
-/// Filter state that the listener's `set_filter_state` filter keeps: `begun`, then `finished`.
-const PROGRESS: &[&str] = &["filter_state", "outgate.handshake"];
-/// Filter state with the client's JA4.
-const JA4: &[&str] = &["filter_state", "outgate.ja4"];
+/// How often a worker adds its counts to the shared window, and sends what waits.
+const TICK: Duration = Duration::from_secs(1);
+/// A collector that takes longer has failed.
+const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(5);
+/// Characters of a server name in a summary.
+const MAXIMUM_SERVER_NAME: usize = 128;
 
 /// The access logger of a listener.
 #[derive(Default)]
@@ -29,8 +44,27 @@ pub struct HandshakeLogger {
 
 struct Configured {
     configuration: HandshakeConfiguration,
+    metrics: Metrics,
+    shared: Shared,
+    /// What this worker has seen since its last tick.
+    part: Window,
+    expiry: Expiry,
+    queue: Queue,
+    /// The batch that the collector has not answered yet: the call, and how many records are in it.
+    sending: Option<(u32, usize)>,
+}
+
+struct Metrics {
     finished: Option<u32>,
+    failed: Option<u32>,
+    refused: Option<u32>,
     failures: Vec<(SubReason, u32)>,
+    suppressed: Option<u32>,
+    first_suppressed: Option<u32>,
+    alarms: Option<u32>,
+    sent: Option<u32>,
+    dropped: Option<u32>,
+    days_to_expiry: Option<u32>,
 }
 
 impl HandshakeLogger {
@@ -40,7 +74,20 @@ impl HandshakeLogger {
     }
 }
 
-impl Context for HandshakeLogger {}
+impl Context for HandshakeLogger {
+    fn on_http_call_response(&mut self, token: u32, _headers: usize, _body_size: usize, _trailers: usize) {
+        if let Some(configured) = &mut self.configured {
+            configured.answered(token);
+        }
+    }
+
+    fn on_done(&mut self) -> bool {
+        if let Some(configured) = &mut self.configured {
+            configured.end();
+        }
+        true
+    }
+}
 
 impl RootContext for HandshakeLogger {
     fn on_configure(&mut self, _size: usize) -> bool {
@@ -48,6 +95,7 @@ impl RootContext for HandshakeLogger {
         match HandshakeConfiguration::parse(&text) {
             Ok(configuration) => {
                 self.configured = Some(Configured::new(configuration));
+                self.set_tick_period(TICK);
                 true
             }
             Err(error) => {
@@ -58,163 +106,237 @@ impl RootContext for HandshakeLogger {
     }
 
     fn on_log(&mut self) {
-        if let Some(configured) = &self.configured {
+        if let Some(configured) = &mut self.configured {
             configured.log();
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(configured) = &mut self.configured {
+            configured.tick();
         }
     }
 }
 
-impl Configured {
+impl Metrics {
     /// Defines every series, so that dashboards see zero rather than nothing.
-    fn new(configuration: HandshakeConfiguration) -> Self {
-        let listener = configuration.listener.as_str();
-        let counter = |name: String| hostcalls::define_metric(MetricType::Counter, &name).ok();
+    fn define(listener: &str) -> Self {
+        let metric = |kind, name: String| hostcalls::define_metric(kind, &name).ok();
+        let counter = |name| metric(MetricType::Counter, name);
         Self {
-            finished: counter(metrics::finished(listener)),
+            finished: counter(metrics::handshakes(listener, "finished")),
+            failed: counter(metrics::handshakes(listener, "failed")),
+            refused: counter(metrics::handshakes(listener, "refused")),
             failures: SubReason::ALL
                 .iter()
                 .filter_map(|sub_reason| {
                     Some((*sub_reason, counter(metrics::failures(listener, *sub_reason))?))
                 })
                 .collect(),
+            suppressed: counter(metrics::suppressed(listener, "sampled")),
+            first_suppressed: counter(metrics::suppressed(listener, "first_seen")),
+            alarms: counter(metrics::alarms(listener)),
+            sent: counter(metrics::otlp_records(listener, "sent")),
+            dropped: counter(metrics::otlp_records(listener, "dropped")),
+            days_to_expiry: metric(MetricType::Histogram, metrics::days_to_expiry(listener)),
+        }
+    }
+
+    fn count_failure(&self, sub_reason: SubReason) {
+        let series = self.failures.iter().find(|(known, _)| *known == sub_reason);
+        count(series.map(|(_, id)| *id), 1);
+    }
+}
+
+impl Configured {
+    fn new(configuration: HandshakeConfiguration) -> Self {
+        let listener = configuration.listener.as_str();
+        Self {
+            metrics: Metrics::define(listener),
+            shared: Shared::open(listener),
+            part: Window::default(),
+            expiry: Expiry::default(),
+            queue: Queue::default(),
+            sending: None,
             configuration,
         }
     }
 
-    fn log(&self) {
-        let told = Told::ask();
-        let Some(failure) = classify(&told.evidence(self.configuration.side)) else {
-            // A listener may serve connections without TLS as well: those have no version.
-            if text(&["connection", "tls_version"]).is_some() {
-                count(self.finished);
+    fn log(&mut self) {
+        let Some(told) = Told::ask(self.configuration.side) else { return };
+        self.observe_certificate();
+        match told.failure(&self.configuration) {
+            Some(failure) => {
+                count(self.metrics.failed, 1);
+                self.report(&told, &failure, None);
             }
-            return;
-        };
-        let series = self.failures.iter().find(|(sub_reason, _)| *sub_reason == failure.sub_reason);
-        count(series.map(|(_, id)| *id));
-        let line = told.line(&failure, self.configuration.service.as_deref());
-        let _logged = hostcalls::log(LogLevel::Info, &line);
-    }
-}
-
-/// What Envoy told of a connection; the rest is asked only if it failed.
-struct Told {
-    reason: String,
-    termination_details: String,
-    code_details: String,
-    flags: u64,
-    progress: Progress,
-    certificate: bool,
-    server_name: Option<String>,
-    filter_chain: bool,
-    ja4: Option<String>,
-}
-
-impl Told {
-    fn ask() -> Self {
-        let progress = progress();
-        if progress == Progress::Finished {
-            // The common case costs one or two questions.
-            return Self::of(progress);
-        }
-        Self {
-            reason: text(&["connection", "transport_failure_reason"]).unwrap_or_default(),
-            termination_details: text(&["connection", "termination_details"]).unwrap_or_default(),
-            code_details: text(&["response", "code_details"]).unwrap_or_default(),
-            flags: number(&["response", "flags"]).unwrap_or(0),
-            certificate: property(&["connection", "mtls"]).as_deref() == Some(&[1]),
-            server_name: text(&["connection", "requested_server_name"]),
-            filter_chain: property(&["xds", "filter_chain_name"]).is_some(),
-            ja4: text(JA4),
-            progress,
+            // A listener may serve connections without TLS as well: those have no version.
+            None if text(&["connection", "tls_version"]).is_none() || self.refused() => {}
+            None => count(self.metrics.finished, 1),
         }
     }
 
-    fn of(progress: Progress) -> Self {
-        Self {
-            reason: String::new(),
-            termination_details: String::new(),
-            code_details: String::new(),
-            flags: 0,
-            progress,
-            certificate: false,
-            server_name: None,
-            filter_chain: false,
-            ja4: None,
+    /// How long the certificates last that clients come with, accepted or not.
+    fn observe_certificate(&mut self) {
+        let Some(fingerprint) = text(&["connection", "sha256_peer_certificate_digest"]) else { return };
+        let pem = || property(&["connection", "peer_certificate"]);
+        if let (Some(days), Some(id)) =
+            (self.expiry.days(&fingerprint, now(), pem), self.metrics.days_to_expiry)
+        {
+            let _observed = hostcalls::record_metric(id, days);
         }
     }
 
-    fn evidence(&self, side: Side) -> Evidence<'_> {
-        Evidence {
-            reason: &self.reason,
-            termination_details: &self.termination_details,
-            code_details: &self.code_details,
-            flags: self.flags,
-            progress: self.progress,
-            certificate: self.certificate,
-            bytes_arrived: None,
-            server_name: self.server_name.is_some(),
-            filter_chain: self.filter_chain,
-            proxy_protocol: false,
-            ja4: self.ja4.as_deref(),
-            side,
-        }
+    /// Whether TLS was completed with a certificate that is refused; then that is reported.
+    fn refused(&mut self) -> bool {
+        let Some(judgement) = self.configuration.untrusted.as_ref().and_then(judge) else { return false };
+        count(self.metrics.refused, 1);
+        self.report(&Told::ask_refused(), &judgement.failure, Some(&judgement.unchecked));
+        true
     }
 
-    fn line(&self, failure: &Failure, service: Option<&str>) -> String {
-        let messages = [&self.reason, &self.termination_details, &self.code_details];
-        let tls_version = text(&["connection", "tls_version"]);
-        line(
-            failure,
-            &Connection {
-                at: now(),
-                duration: number(&["request", "duration"]),
-                client: address("source"),
-                server: address("destination"),
-                server_name: self.server_name.as_deref(),
-                tls_version: tls_version.as_deref(),
-                message: messages.into_iter().find(|message| !message.is_empty()).map(String::as_str),
-                service,
-                certificate: self.certificate.then(presented),
-                intercepted: None,
+    /// Counts a failure, and has it written; `unchecked` is of one that was judged after its handshake.
+    fn report(&mut self, told: &Told, failure: &Failure, unchecked: Option<&[&'static str]>) {
+        self.metrics.count_failure(failure.sub_reason);
+        let source = told.client().map(|client| source(client.ip())).unwrap_or_default();
+        let fingerprint = told.fingerprint().unwrap_or_default();
+        let server_name =
+            told.server_name.as_deref().map(|name| visible(name.as_bytes(), MAXIMUM_SERVER_NAME));
+        let at = now_milliseconds();
+        let admission = admit(
+            &self.configuration.sampling,
+            &self.shared,
+            &Occurrence {
+                at,
+                window: at / self.window_length(),
+                reason: failure.sub_reason,
+                source: &source,
+                fingerprint: &fingerprint,
             },
-        )
+        );
+        let offender = Offender {
+            source: &source,
+            fingerprint: &fingerprint,
+            server_name: server_name.as_deref().unwrap_or_default(),
+        };
+        self.part.record(failure.category(), offender, admission);
+        match admission {
+            Admission::Line => {
+                let connection = Connection {
+                    refused: unchecked.is_some(),
+                    unchecked: unchecked.unwrap_or_default(),
+                    ..told.connection(&self.configuration)
+                };
+                let record = record(failure, &connection);
+                self.write(record);
+            }
+            Admission::FirstSuppressed => count(self.metrics.first_suppressed, 1),
+            Admission::Suppressed => count(self.metrics.suppressed, 1),
+        }
+    }
+
+    fn window_length(&self) -> u64 {
+        self.configuration.window_seconds * 1000
+    }
+
+    fn tick(&mut self) {
+        let now_milliseconds = now_milliseconds();
+        let part = std::mem::take(&mut self.part);
+        let (length, threshold) = (self.window_length(), self.configuration.alarm);
+        let (over, alarms) = self.shared.update_window(|window| {
+            let over = window.add(part.clone(), now_milliseconds, length);
+            (over, if threshold > 0 { window.alarms(threshold) } else { Vec::new() })
+        });
+        let at = now();
+        for alarm in alarms {
+            count(self.metrics.alarms, 1);
+            self.write(summary::alarm(&alarm, at, &self.configuration));
+        }
+        if let Some(window) = over {
+            self.summarise(&window, at);
+        }
+        self.send();
+    }
+
+    /// Tells the window before its time: nobody will later.
+    fn end(&mut self) {
+        let part = std::mem::take(&mut self.part);
+        let now_milliseconds = now_milliseconds();
+        let length = self.window_length();
+        let window = self.shared.update_window(|window| {
+            let over = window.add(part.clone(), now_milliseconds, length);
+            [over, Some(std::mem::take(window))]
+        });
+        for window in window.into_iter().flatten().filter(|window| window.failures > 0) {
+            self.summarise(&window, now());
+        }
+    }
+
+    fn summarise(&mut self, window: &Window, at: OffsetDateTime) {
+        self.write(summary::summary(window, at, &self.configuration));
+    }
+
+    fn write(&mut self, record: Map<String, Value>) {
+        let configuration = &self.configuration;
+        if configuration.lines {
+            let line = written(&record, configuration.shape, &configuration.fields);
+            let _logged = hostcalls::log(LogLevel::Info, &line);
+        }
+        let Some(settings) = &configuration.otlp else { return };
+        if !self.queue.push(log_record(&configuration.fields.apply(record)), settings) {
+            count(self.metrics.dropped, 1);
+        }
+        if self.queue.len() >= settings.batch {
+            self.send();
+        }
+    }
+
+    /// Sends one batch, unless one is on its way.
+    fn send(&mut self) {
+        let Some(settings) = &self.configuration.otlp else { return };
+        if self.sending.is_some() || self.queue.is_empty() {
+            return;
+        }
+        let records = self.queue.batch(settings);
+        let count_of_records = records.len();
+        let listener = self.configuration.listener.as_str();
+        let body = body(records, listener, self.configuration.service.as_deref());
+        let headers = vec![
+            (":method", "POST"),
+            (":path", settings.path.as_str()),
+            (":authority", settings.authority.as_deref().unwrap_or(&settings.cluster)),
+            ("content-type", "application/json"),
+        ];
+        let called = hostcalls::dispatch_http_call(
+            &settings.cluster,
+            headers,
+            Some(body.as_bytes()),
+            Vec::new(),
+            COLLECTOR_TIMEOUT,
+        );
+        match called {
+            Ok(token) => self.sending = Some((token, count_of_records)),
+            // No such cluster, or none of its hosts is there.
+            Err(_) => count(self.metrics.dropped, count_of_records),
+        }
+    }
+
+    fn answered(&mut self, token: u32) {
+        let Some((_, records)) = self.sending.take_if(|(sent, _)| *sent == token) else { return };
+        let status =
+            hostcalls::get_map_value_bytes(proxy_wasm::types::MapType::HttpCallResponseHeaders, ":status");
+        let taken = matches!(status, Ok(Some(status)) if status.starts_with(b"2"));
+        count(if taken { self.metrics.sent } else { self.metrics.dropped }, records);
+        let full =
+            self.configuration.otlp.as_ref().is_some_and(|settings| self.queue.len() >= settings.batch);
+        if full {
+            self.send();
+        }
     }
 }
 
-/// The listener's own word if there is one; a request that was served proves the handshake as well.
-fn progress() -> Progress {
-    match property(PROGRESS).as_deref() {
-        Some(b"finished") => Progress::Finished,
-        _ if property(&["request", "protocol"]).is_some() => Progress::Finished,
-        _ if number(&["request", "total_size"]).is_some_and(|size| size > 0) => Progress::Finished,
-        Some(b"begun") => Progress::Begun,
-        _ => Progress::Unknown,
-    }
-}
-
-fn presented() -> Presented {
-    let pem = property(&["connection", "peer_certificate"]).filter(|pem| !pem.is_empty());
-    let [subject, sha256, uri, dns] = [
-        "subject_peer_certificate",
-        "sha256_peer_certificate_digest",
-        "uri_san_peer_certificate",
-        "dns_san_peer_certificate",
-    ]
-    .map(|name| property(&["connection", name]).filter(|value| !value.is_empty()));
-    Presented::read(
-        pem.as_deref(),
-        Attributes {
-            subject: subject.as_deref(),
-            sha256: sha256.as_deref(),
-            uri: uri.as_deref(),
-            dns: dns.as_deref(),
-        },
-    )
-}
-
-fn count(id: Option<u32>) {
+fn count(id: Option<u32>, more: usize) {
     if let Some(id) = id {
-        let _counted = hostcalls::increment_metric(id, 1);
+        let _counted = hostcalls::increment_metric(id, i64::try_from(more).unwrap_or(i64::MAX));
     }
 }

@@ -1,4 +1,6 @@
-//! The names of the logger's counters; Envoy's `stats_tags` take the labels out of them.
+//! The names of the logger's metrics; Envoy's `stats_tags` take the labels out of them.
+//!
+//! No label comes from a peer, and every series is there from the start.
 
 use super::taxonomy::SubReason;
 
@@ -10,7 +12,28 @@ pub fn failures(listener: &str, sub_reason: SubReason) -> String {
     )
 }
 
-/// `outgate_tls_handshakes_finished_total{listener}`
-pub fn finished(listener: &str) -> String {
-    format!("outgate_tls_handshakes_finished_total.listener={listener}")
+/// `outgate_tls_handshakes_total{listener,outcome}`: `finished`, `failed`, or `refused` after it was finished.
+pub fn handshakes(listener: &str, outcome: &str) -> String {
+    format!("outgate_tls_handshakes_total.listener={listener}.outcome={outcome}")
+}
+
+/// `outgate_tls_handshake_lines_suppressed_total{listener,kind}`: `first_seen` of those that were the first of their kind,
+/// `sampled` of all others.
+pub fn suppressed(listener: &str, kind: &str) -> String {
+    format!("outgate_tls_handshake_lines_suppressed_total.listener={listener}.kind={kind}")
+}
+
+/// `outgate_tls_handshake_alarms_total{listener}`
+pub fn alarms(listener: &str) -> String {
+    format!("outgate_tls_handshake_alarms_total.listener={listener}")
+}
+
+/// `outgate_tls_handshake_otlp_records_total{listener,kind}`: `sent` or `dropped`.
+pub fn otlp_records(listener: &str, kind: &str) -> String {
+    format!("outgate_tls_handshake_otlp_records_total.listener={listener}.kind={kind}")
+}
+
+/// `outgate_tls_client_certificate_days_to_expiry{listener}`, a histogram; 0 is expired.
+pub fn days_to_expiry(listener: &str) -> String {
+    format!("outgate_tls_client_certificate_days_to_expiry.listener={listener}")
 }

@@ -13,10 +13,11 @@ use super::filter::{Filter, identifier};
 use super::host;
 use crate::decision::{Decision, End, RequestFacts, Subject};
 use crate::denial::{Answer, Denial};
+use crate::handshake::classify::{Evidence, Failure, Progress, classify};
 use crate::routing::Leg;
 use outgate_policy::{
-    Authority, Connection, Destination, Engine, Headers, HostName, Identity, Reason, Request, RequestPath,
-    RequestStage, RequestVerdict, RuleId, Session, Source,
+    Authority, ClientCertificate, Connection, Destination, Engine, Headers, HostName, Identity, Reason,
+    Request, RequestPath, RequestStage, RequestVerdict, RuleId, Session, Source,
 };
 
 /// Headers that neither rules nor origins see: what only we may say, and what belongs to the hop to us.
@@ -25,6 +26,9 @@ fn is_dropped(name: &str) -> bool {
         || name.starts_with("x-envoy-")
         || matches!(name, "proxy-authorization" | "proxy-connection")
 }
+
+/// How Envoy says that its RBAC refused the address: the second belt, `outgate render` writes it.
+pub const SECOND_BELT: &str = "rbac_access_denied_matched_policy[destination_refused]";
 
 /// The header that picks Envoy's cluster.
 pub const ROUTE: &str = "x-outgate-route";
@@ -54,6 +58,8 @@ pub struct Exchange {
     pub session_id: String,
     /// The client.
     pub client: Option<SocketAddr>,
+    /// Its certificate, if it was verified.
+    pub certificate: Option<ClientCertificate>,
     /// Its tags and service accounts.
     pub identity: Identity,
     /// Where to, once it is known.
@@ -73,6 +79,34 @@ pub struct Exchange {
     replacement: Option<Answer>,
     /// What a line was written about: it gets another at its end.
     logged: Cell<Option<Subject>>,
+}
+
+/// A verdict, as it is logged and counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// What was decided.
+    subject: Subject,
+    /// `tunnel` for a session, `allow | deny` for a request.
+    verdict: &'static str,
+    reason: Reason,
+    rule: Option<RuleId>,
+    /// What the reason alone does not say.
+    detail: Option<&'a str>,
+    /// Rules whose matcher failed.
+    errors: &'a [RuleId],
+    /// What went wrong with TLS to the origin.
+    failure: Option<Failure>,
+}
+
+impl<'a> Outcome<'a> {
+    /// Let through by a rule.
+    pub fn allowed(subject: Subject, verdict: &'static str, rule: RuleId, errors: &'a [RuleId]) -> Self {
+        Self { rule: Some(rule), verdict, errors, ..Self::denied(subject, Reason::RuleAllowed) }
+    }
+
+    fn denied(subject: Subject, reason: Reason) -> Self {
+        Self { subject, verdict: "deny", reason, rule: None, detail: None, errors: &[], failure: None }
+    }
 }
 
 /// A refusal in the making.
@@ -99,6 +133,7 @@ impl Exchange {
             session_id: request_id.clone(),
             request_id,
             client: None,
+            certificate: None,
             identity: Identity::default(),
             destination: None,
             server_name: None,
@@ -141,14 +176,7 @@ impl Exchange {
         let decision = self.filter.engine.request(&session, &request, self.stage);
         match decision.verdict {
             RequestVerdict::Allow(rule) => {
-                self.record(
-                    Subject::Request,
-                    "allow",
-                    Reason::RuleAllowed,
-                    Some(rule),
-                    None,
-                    &decision.errors,
-                );
+                self.record(&Outcome::allowed(Subject::Request, "allow", rule, &decision.errors));
                 self.send_on(authority, &path, &destination)
             }
             RequestVerdict::Deny(rule) => self.refuse(Refusal {
@@ -181,34 +209,27 @@ impl Exchange {
             client_port: client.port(),
             identity: &self.identity,
             destination,
-            certificate: None,
+            certificate: self.certificate.as_ref(),
             connection: None,
             now: host::now(),
         }
     }
 
     /// Logs and counts a verdict.
-    pub fn record(
-        &self,
-        subject: Subject,
-        verdict: &str,
-        reason: Reason,
-        rule: Option<RuleId>,
-        detail: Option<&str>,
-        errors: &[RuleId],
-    ) {
+    pub fn record(&self, outcome: &Outcome<'_>) {
         let request = RequestFacts {
             id: &self.request_id,
             method: &self.incoming.method,
             path: self.judged_path.as_deref(),
         };
         let logged = self.filter.record(&Decision {
-            subject,
+            subject: outcome.subject,
             at: host::now(),
-            verdict,
-            reason: reason.as_str(),
-            rule: rule.map(|rule| self.filter.rule_name(rule)),
-            detail,
+            verdict: outcome.verdict,
+            reason: outcome.reason.as_str(),
+            rule: outcome.rule.map(|rule| self.filter.rule_name(rule)),
+            detail: outcome.detail,
+            failure: outcome.failure,
             client: self.client,
             identity: Some(&self.identity),
             destination: self.destination.as_ref(),
@@ -218,10 +239,10 @@ impl Exchange {
             policy: &self.filter.engine.document().name,
             policy_hash: self.filter.engine.hash(),
             session_id: &self.session_id,
-            errors: self.filter.rule_names(errors),
+            errors: self.filter.rule_names(outcome.errors),
         });
         if logged {
-            self.logged.set(Some(subject));
+            self.logged.set(Some(outcome.subject));
         }
     }
 
@@ -229,7 +250,12 @@ impl Exchange {
     pub fn refuse(&self, refusal: Refusal) -> Action {
         let detail = (!matches!(refusal.reason, Reason::RuleDenied | Reason::DefaultDenied))
             .then_some(refusal.detail.as_str());
-        self.record(refusal.subject, "deny", refusal.reason, refusal.rule, detail, &refusal.errors);
+        self.record(&Outcome {
+            rule: refusal.rule,
+            detail,
+            errors: &refusal.errors,
+            ..Outcome::denied(refusal.subject, refusal.reason)
+        });
         let denial = Denial {
             reason: refusal.reason,
             rule: refusal.rule.map(|rule| self.filter.rule_name(rule).to_owned()),
@@ -286,7 +312,15 @@ impl Exchange {
     /// Envoy's own answer to a request that we let through gets our words.
     pub fn on_response_headers(&mut self) {
         let Some((reason, detail)) = upstream_failure() else { return };
-        self.record(Subject::Request, "deny", reason, None, detail.as_deref(), &[]);
+        // Certificates of origins fail for the reasons for which those of clients do.
+        let failure = detail.as_deref().filter(|_| reason == Reason::UpstreamTls).and_then(|detail| {
+            classify(&Evidence { reason: detail, progress: Progress::Begun, ..Evidence::default() })
+        });
+        self.record(&Outcome {
+            detail: detail.as_deref(),
+            failure,
+            ..Outcome::denied(Subject::Request, reason)
+        });
         let denial = Denial {
             reason,
             rule: None,
@@ -409,12 +443,16 @@ fn policy_detail(rule: Option<RuleId>) -> &'static str {
 /// Why a request that we let through never reached the origin, if this answer is Envoy's own.
 fn upstream_failure() -> Option<(Reason, Option<String>)> {
     let status = hostcalls::get_map_value(MapType::HttpResponseHeaders, ":status").ok().flatten()?;
-    if !matches!(status.as_str(), "502" | "503" | "504") {
+    if !matches!(status.as_str(), "403" | "502" | "503" | "504") {
         return None;
     }
     let details = host::text_property(&["response", "code_details"])?;
+    if details == SECOND_BELT {
+        return Some((Reason::DestinationRefused, Some("the name leads to such an address".to_owned())));
+    }
     // Answers of origins, and our own.
-    if details == "via_upstream"
+    if status == "403"
+        || details == "via_upstream"
         || hostcalls::get_map_value(MapType::HttpResponseHeaders, "x-outgate-reason").ok().flatten().is_some()
     {
         return None;

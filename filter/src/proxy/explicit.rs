@@ -6,10 +6,11 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::exchange::{Exchange, Incoming, ROUTE, Refusal};
+use super::exchange::{Exchange, Incoming, Outcome, ROUTE, Refusal};
 use super::filter::Filter;
 use super::grants::{self, Asked, Call};
-use super::host;
+use super::open_tunnels::{End, Registration, Tunnel};
+use super::{client, host};
 use crate::decision::Subject;
 use crate::routing::Leg;
 use crate::session_state::{SessionState, TlsState};
@@ -24,12 +25,30 @@ pub struct Explicit {
     waiting: Option<(Call, RuleId)>,
     /// A grant that is renewed while the session goes on.
     renewal: Option<Call>,
+    context_id: u32,
+    /// While a tunnel is open.
+    open: Option<Registration>,
 }
 
 impl Explicit {
     /// A request that is about to come.
-    pub fn new(filter: Rc<Filter>) -> Self {
-        Self { exchange: Exchange::new(filter, RequestStage::Clear), waiting: None, renewal: None }
+    pub fn new(filter: Rc<Filter>, context_id: u32) -> Self {
+        let exchange = Exchange::new(filter, RequestStage::Clear);
+        Self { exchange, waiting: None, renewal: None, context_id, open: None }
+    }
+
+    /// A tunnel that is about to open is judged again when the policy changes.
+    fn register(&mut self, destination: &Destination) {
+        let Some(client) = self.exchange.client else { return };
+        let tunnel = Tunnel {
+            client,
+            certificate: self.exchange.certificate.clone(),
+            identity: self.exchange.identity.clone(),
+            destination: destination.clone(),
+            session_id: self.exchange.session_id.clone(),
+            end: End::Connect,
+        };
+        self.open = Some(tunnel.register(self.context_id));
     }
 
     fn identify(&mut self, destination: &Destination) {
@@ -40,7 +59,7 @@ impl Explicit {
             exchange.identity = exchange.filter.engine.identify(&Client {
                 ip: client.ip(),
                 port: client.port(),
-                certificate: None,
+                certificate: exchange.certificate.as_ref(),
                 headers: Some(&headers),
             });
         }
@@ -62,22 +81,15 @@ impl Explicit {
         let decision = exchange.filter.engine.connect(&exchange.session(&destination));
         match decision.verdict {
             ConnectVerdict::Tunnel(rule) => {
-                exchange.record(
-                    Subject::Session,
-                    "tunnel",
-                    Reason::RuleAllowed,
-                    Some(rule),
-                    None,
-                    &decision.errors,
-                );
+                exchange.record(&Outcome::allowed(Subject::Session, "tunnel", rule, &decision.errors));
                 let cluster = exchange.filter.routing.cluster(&destination, Leg::Unread);
-                if set_headers(&[(":authority", &destination.to_string()), (ROUTE, &cluster)])
-                    && name_upstream(&destination)
+                if !set_headers(&[(":authority", &destination.to_string()), (ROUTE, &cluster)])
+                    || !name_upstream(&destination)
                 {
-                    Action::Continue
-                } else {
-                    exchange.stop()
+                    return exchange.stop();
                 }
+                self.register(&destination);
+                Action::Continue
             }
             ConnectVerdict::Deny(rule) => exchange
                 .refuse(Refusal { errors: decision.errors, ..Refusal::policy(Subject::Session, rule) }),
@@ -105,6 +117,7 @@ impl Explicit {
             client,
             tags: exchange.identity.tags().to_vec(),
             service_accounts: exchange.identity.service_accounts().to_vec(),
+            certificate: exchange.certificate.clone(),
             destination: destination.to_string(),
             opened_by: filter.rule_name(opened_by).to_owned(),
             tls: TlsState::new(tls, |rule| filter.rule_name(rule)),
@@ -116,8 +129,11 @@ impl Explicit {
             ("x-outgate-session", &state.pack()),
             ("x-outgate-tunnel", &state.tls.chain(&filter.routing.cluster(destination, Leg::Unread))),
         ]) && name_upstream(destination);
+        if !routed {
+            return exchange.stop();
+        }
+        self.register(destination);
         match tls {
-            _ if !routed => exchange.stop(),
             Some(TlsVerdict::Inspect(rule)) => self.ask_for_grant(destination, rule),
             _ => Action::Continue,
         }
@@ -183,7 +199,8 @@ impl Context for Explicit {
 
 impl HttpContext for Explicit {
     fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.exchange.client = host::address("source");
+        self.exchange.client = client::address(&self.exchange.filter);
+        self.exchange.certificate = client::certificate(&self.exchange.filter);
         self.exchange.incoming = Incoming::read();
         if self.exchange.client.is_none() {
             return self.exchange.stop();
@@ -207,11 +224,17 @@ impl HttpContext for Explicit {
 
 /// An address that nobody may reach, unless the operator says where it is.
 fn refused_destination(filter: &Filter, subject: Subject, destination: &Destination) -> Option<Refusal> {
-    (filter.engine.refuses(destination) && !filter.routing.is_resolved(destination)).then(|| {
-        let detail = "the address is private, local or reserved; list it under `outgate.destinations.allowPrivate` if \
-                      clients may reach it";
-        Refusal { subject, ..Refusal::request(Reason::DestinationRefused, detail.to_owned()) }
-    })
+    let detail = if filter.routing.is_resolved(destination) {
+        return None;
+    } else if filter.routing.is_own(destination) {
+        "the address is a listener of the proxy itself"
+    } else if filter.engine.refuses(destination) {
+        "the address is private, local or reserved; list it under `outgate.destinations.allowPrivate` if clients may reach \
+         it"
+    } else {
+        return None;
+    };
+    Some(Refusal { subject, ..Refusal::request(Reason::DestinationRefused, detail.to_owned()) })
 }
 
 /// Tells Envoy what to resolve. The final dot makes a name absolute: without it Envoy answers `localhost` and the names

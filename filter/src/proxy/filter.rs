@@ -8,11 +8,12 @@ use std::rc::Rc;
 use log::info;
 use sha2::{Digest, Sha256};
 
+use super::host;
 use super::metrics::Metrics;
-use crate::configuration::{ConfigurationError, PluginConfiguration};
+use crate::configuration::{ConfigurationError, Limits, PluginConfiguration};
 use crate::decision::Decision;
 use crate::routing::Routing;
-use outgate_policy::{Engine, PolicyErrors, RuleId};
+use outgate_policy::{Engine, PolicyErrors, RuleId, RuleKind};
 
 thread_local! {
     /// The policy that was configured last: every place gets the same text, so it is compiled once.
@@ -29,6 +30,12 @@ pub struct Filter {
     pub routing: Routing,
     /// The cluster of cert-service.
     pub grants_cluster: String,
+    /// When this worker got it, in milliseconds since 1970.
+    pub since: u64,
+    /// How much each client may have.
+    pub limits: Limits,
+    /// Whether certificates of clients count.
+    pub client_certificates: bool,
     /// Counters.
     pub metrics: Metrics,
     allowances: f64,
@@ -60,12 +67,20 @@ impl Filter {
             engine: Engine::from_value(&configuration.policy)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
+            since: host::now_milliseconds(),
+            limits: configuration.limits,
+            client_certificates: configuration.client_certificates,
             metrics: Metrics::default(),
             allowances: configuration.log.allowances,
         });
         info!("policy {} is in force", filter.engine.hash());
         LAST.set(Some((digest, Rc::clone(&filter))));
         Ok(filter)
+    }
+
+    /// Whether any rule inspects.
+    pub fn inspects(&self) -> bool {
+        self.engine.rules().iter().any(|rule| rule.kind == RuleKind::Inspecting)
     }
 
     /// Counts a verdict and logs it, unless it is an allowance that is left out; says whether it was logged.

@@ -1,27 +1,32 @@
 //! The first filter of every connection inside a tunnel: decides before the handshake whether the
 //! session's verdict and the ClientHello agree.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
-use log::{error, info};
+use log::error;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, StreamContext};
 use proxy_wasm::types::{Action, PeerType};
 
+use super::exchange::SECOND_BELT;
 use super::filter::Filter;
 use super::grants::{self, Asked, Call};
 use super::host;
+use super::open_tunnels::{End, Registration, Tunnel};
+use super::unresolved;
 use crate::decision::{Decision, RequestFacts, Subject};
-use crate::handshake::classify::{Evidence, Progress, Side, classify};
-use crate::handshake::line::{Connection as Handshake, Intercepted, line};
+use crate::handshake::line::Inspected;
+use crate::handshake::told::INSPECTED;
 use crate::routing::Leg;
 use crate::session_state::{SessionState, TlsState};
 use outgate_policy::agree::{self, ServerName};
-use outgate_policy::{Connection, Destination, Reason, Session};
+use outgate_policy::{Connection, Destination, HostName, Reason, Session};
 
 /// BoringSSL's CONNECTION_REJECTED, as Envoy writes it: no certificate came for this connection.
 const CERTIFICATE_REFUSED: &str = "|268435589:";
+
+/// Envoy's response flag `UH`, as `response.flags` has it: for a name of the dynamic forward proxy, no address.
+const NO_HEALTHY_UPSTREAM: u64 = 2;
 
 /// What the first bytes turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,16 +42,13 @@ pub struct Guard {
     filter: Rc<Filter>,
     found: Found,
     gate: Gate,
-    /// The session whose client gets a certificate of ours.
-    inspected: Option<Inspected>,
-}
-
-/// A session that is inspected.
-struct Inspected {
-    client: SocketAddr,
-    destination: Destination,
-    rule: String,
-    session_id: String,
+    /// The host whose client gets a certificate of ours.
+    inspected: Option<HostName>,
+    context_id: u32,
+    /// Of the root context, which outlives the connection.
+    root: u32,
+    /// While TLS goes on unread.
+    open: Option<Registration>,
 }
 
 /// Whether bytes pass. Pausing a new connection is no gate: data would go on to the next filter.
@@ -75,8 +77,8 @@ struct Outcome {
 
 impl Guard {
     /// A connection that is about to begin.
-    pub fn new(filter: Rc<Filter>, found: Found) -> Self {
-        Self { filter, found, gate: Gate::Open, inspected: None }
+    pub fn new(filter: Rc<Filter>, found: Found, context_id: u32, root: u32) -> Self {
+        Self { filter, found, gate: Gate::Open, inspected: None, context_id, root, open: None }
     }
 
     fn decide(
@@ -119,7 +121,7 @@ impl Guard {
             client_port: state.client.port(),
             identity: &identity,
             destination,
-            certificate: None,
+            certificate: state.certificate.as_ref(),
             connection: Some(&connection),
             now: host::now(),
         });
@@ -141,6 +143,7 @@ impl Guard {
             reason: outcome.reason.as_str(),
             rule: outcome.rule.as_deref(),
             detail: outcome.detail.as_deref(),
+            failure: None,
             client: Some(state.client),
             identity: Some(&identity),
             destination: Some(destination),
@@ -193,6 +196,19 @@ impl Guard {
         self.close()
     }
 
+    /// A line for a tunnel that led nowhere.
+    fn explain_tunnel(&self, tunnel: &Rc<Tunnel>) {
+        if host::text_property(&["connection", "termination_details"]).as_deref() == Some(SECOND_BELT) {
+            let detail = "the name leads to an address that nobody may reach";
+            tunnel.record(&self.filter, "fail", Reason::DestinationRefused, None, detail);
+        } else if host::integer_property(&["response", "flags"])
+            .is_some_and(|flags| flags & NO_HEALTHY_UPSTREAM != 0)
+            && !self.filter.routing.is_resolved(&tunnel.destination)
+        {
+            unresolved::explain(&self.filter, self.root, Rc::clone(tunnel));
+        }
+    }
+
     fn close(&mut self) -> Action {
         self.gate = Gate::Closed;
         let _closed = hostcalls::close_downstream();
@@ -239,12 +255,28 @@ impl StreamContext for Guard {
         match outcome.verdict {
             "deny" | "fail" => self.close(),
             "inspect" => {
-                let rule = outcome.rule.unwrap_or_default();
-                self.inspected =
-                    Some(Inspected { client: state.client, destination, rule, session_id: state.id });
+                let inspected = Inspected {
+                    client: state.client,
+                    destination: destination.clone(),
+                    rule: outcome.rule.unwrap_or_default(),
+                    session_id: state.id,
+                };
+                self.inspected = Some(destination.host);
+                // What the logger says if the handshake fails.
+                if host::set_property(INSPECTED, &inspected.pack()) { Action::Continue } else { self.close() }
+            }
+            _ => {
+                let tunnel = Tunnel {
+                    client: state.client,
+                    identity: state.identity(),
+                    certificate: state.certificate,
+                    destination,
+                    session_id: state.id,
+                    end: End::Tls(server_name),
+                };
+                self.open = Some(tunnel.register(self.context_id));
                 Action::Continue
             }
-            _ => Action::Continue,
         }
     }
 
@@ -256,58 +288,18 @@ impl StreamContext for Guard {
     }
 
     fn on_downstream_close(&mut self, _peer: PeerType) {
-        let Some(inspected) = &self.inspected else { return };
+        if let Some(open) = &self.open {
+            self.explain_tunnel(open.tunnel());
+        }
+        let Some(host) = &self.inspected else { return };
         if host::property(&["filter_state", "outgate.handshake"]).as_deref() == Some(b"finished") {
             return;
         }
         let reason = host::text_property(&["connection", "transport_failure_reason"]).unwrap_or_default();
         if reason.contains(CERTIFICATE_REFUSED) {
             // cert-service knows nothing of our grant, after a restart perhaps: the next session asks again.
-            grants::forget(&self.filter, inspected.destination.host.as_str());
+            grants::forget(&self.filter, host.as_str());
         }
-        inspected.explain(&reason);
-    }
-}
-
-impl Inspected {
-    /// One line for a handshake that failed: of a client that does not trust us, most likely.
-    fn explain(&self, reason: &str) {
-        let termination_details =
-            host::text_property(&["connection", "termination_details"]).unwrap_or_default();
-        let failure = classify(&Evidence {
-            reason,
-            termination_details: &termination_details,
-            progress: Progress::Begun,
-            server_name: true,
-            filter_chain: true,
-            side: Side::Inspecting,
-            ..Evidence::default()
-        });
-        let Some(failure) = failure else { return };
-        let message = [reason, &termination_details].into_iter().find(|message| !message.is_empty());
-        let tls_version = host::text_property(&["connection", "tls_version"]);
-        info!(
-            "{}",
-            line(
-                &failure,
-                &Handshake {
-                    at: host::now(),
-                    duration: host::integer_property(&["request", "duration"]),
-                    client: Some(self.client),
-                    server: None,
-                    server_name: Some(self.destination.host.as_str()),
-                    tls_version: tls_version.as_deref(),
-                    message,
-                    service: None,
-                    certificate: None,
-                    intercepted: Some(Intercepted {
-                        destination: &self.destination,
-                        rule: &self.rule,
-                        session_id: &self.session_id,
-                    }),
-                }
-            )
-        );
     }
 }
 

@@ -24,6 +24,14 @@ pub fn integer_property(path: &[&str]) -> Option<u64> {
     u64::try_from(i64::from_le_bytes(bytes)).ok()
 }
 
+/// A truth value.
+pub fn flag_property(path: &[&str]) -> Option<bool> {
+    match property(path)?.as_slice() {
+        [byte] => Some(*byte != 0),
+        _ => None,
+    }
+}
+
 /// Sets a property of the connection or request.
 pub fn set_property(name: &str, value: &str) -> bool {
     hostcalls::set_property(vec![name], Some(value.as_bytes())).is_ok()

@@ -43,6 +43,10 @@ impl Inner {
         if let Some(refusal) = self.session_has_changed(state, destination) {
             return self.exchange.refuse(refusal);
         }
+        if self.exchange.incoming.method == "CONNECT" {
+            let detail = "open the tunnel at the proxy itself";
+            return self.exchange.refuse(Refusal::request(Reason::NestedConnect, detail.to_owned()));
+        }
         if !self.exchange.scheme_agrees() {
             return self.exchange.refuse(Exchange::scheme_mismatch());
         }
@@ -116,6 +120,7 @@ impl HttpContext for Inner {
         self.exchange.session_id.clone_from(&state.id);
         self.exchange.client = Some(state.client);
         self.exchange.identity = state.identity();
+        self.exchange.certificate.clone_from(&state.certificate);
         self.exchange.destination = Some(destination.clone());
         if self.stage == RequestStage::Inspected {
             self.exchange.server_name = Some(destination.host.as_str().to_owned());

@@ -1,17 +1,20 @@
 //! Counters; their labels are in their names, and Envoy's `stats_tags` take them out.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
+use super::host;
 use crate::decision::{Decision, Subject};
 
 /// The counters of a policy, defined when they first count. Labels come from the policy alone.
 #[derive(Default)]
 pub struct Metrics {
     ids: RefCell<HashMap<String, u32>>,
+    /// When the last warning about a client with too many connections was written.
+    warned: Cell<u64>,
 }
 
 impl Metrics {
@@ -34,6 +37,17 @@ impl Metrics {
     /// `outgate_grants_total{result}`
     pub fn grant(&self, result: &str) {
         self.count(&format!("outgate_grants_total.result={result}"));
+    }
+
+    /// `outgate_connections_turned_away_total`; says whether it is time for a warning, which is once a second.
+    pub fn turned_away(&self) -> bool {
+        self.count("outgate_connections_turned_away_total");
+        let now = host::now_milliseconds();
+        let due = now.saturating_sub(self.warned.get()) >= 1000;
+        if due {
+            self.warned.set(now);
+        }
+        due
     }
 
     fn count(&self, name: &str) {

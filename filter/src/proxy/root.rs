@@ -1,31 +1,48 @@
 //! Root contexts: one for each place in Envoy's configuration; all of one worker share one policy.
 
+use std::num::NonZeroU32;
 use std::rc::Rc;
+use std::time::Duration;
 
 use log::error;
 use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
 use proxy_wasm::types::ContextType;
 
+use super::connections::ClientConnection;
 use super::explicit::Explicit;
 use super::filter::Filter;
+use super::grants;
 use super::guard::{Found, Guard};
 use super::host;
 use super::identity::IdentityPage;
 use super::inner::Inner;
+use super::{open_tunnels, unresolved};
 use crate::handshake::logger::HandshakeLogger;
+use crate::handshake::refuse::RefuseRoot;
+use crate::handshake::state::StateRoot;
+
+/// How often, and how soon after each other, open tunnels are judged by a new policy: tunnels that are being opened by
+/// the old one meanwhile are caught too.
+const RECHECKS: u32 = 20;
+const RECHECK: Duration = Duration::from_millis(100);
 
 /// A root context that finds out what it is when it is configured.
-pub fn new() -> Box<dyn RootContext> {
+pub fn new(context_id: u32) -> Box<dyn RootContext> {
     match host::property(&["plugin_root_id"]).as_deref() {
         Some(b"handshake") => Box::new(HandshakeLogger::new()),
+        Some(b"handshake_state") => Box::new(StateRoot::default()),
+        Some(b"refuse") => Box::new(RefuseRoot::default()),
         Some(b"identity") => Box::new(IdentityRoot),
-        root_id => Box::new(PolicyRoot { place: root_id.and_then(Place::of), filter: None }),
+        root_id => {
+            Box::new(PolicyRoot { place: root_id.and_then(Place::of), filter: None, rechecks: 0, context_id })
+        }
     }
 }
 
 /// Where in Envoy's configuration a policy decides.
 #[derive(Clone, Copy, Debug)]
 enum Place {
+    Connections,
     Explicit,
     Inspected,
     Tunnelled,
@@ -36,6 +53,7 @@ enum Place {
 impl Place {
     fn of(root_id: &[u8]) -> Option<Self> {
         match root_id {
+            b"connections" => Some(Self::Connections),
             b"explicit" => Some(Self::Explicit),
             b"inspected" => Some(Self::Inspected),
             b"tunnelled" => Some(Self::Tunnelled),
@@ -49,20 +67,50 @@ impl Place {
 struct PolicyRoot {
     place: Option<Place>,
     filter: Option<Rc<Filter>>,
+    /// How often open tunnels are still to be judged by this policy.
+    rechecks: u32,
+    context_id: u32,
 }
 
-impl Context for PolicyRoot {}
+impl PolicyRoot {
+    /// When there is something to do next; zero is never.
+    fn next_tick(&self) -> Duration {
+        let asks = self.filter.as_ref().is_some_and(|filter| filter.inspects());
+        match self.place {
+            Some(Place::Explicit) if self.rechecks > 0 => RECHECK,
+            Some(Place::Explicit) if asks => grants::INSTANCE_PERIOD,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Context for PolicyRoot {
+    fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
+        let Some(filter) = &self.filter else { return };
+        if !unresolved::answered(filter, token, body_size) {
+            grants::learn_instance(body_size);
+        }
+    }
+}
 
 impl RootContext for PolicyRoot {
     fn on_configure(&mut self, _size: usize) -> bool {
         if self.place.is_none() {
-            error!("unknown root_id; use explicit, inspected, tunnelled, tls, opaque, identity or handshake");
+            error!(
+                "unknown root_id; use connections, explicit, inspected, tunnelled, tls, opaque, identity, handshake, handshake_state or \
+                 refuse"
+            );
             return false;
         }
         let text = self.get_plugin_configuration().unwrap_or_default();
         match Filter::shared(&text) {
             Ok(filter) => {
                 self.filter = Some(filter);
+                // One of the places is enough: all of a worker share the tunnels, and what is learned.
+                if matches!(self.place, Some(Place::Explicit)) {
+                    self.rechecks = RECHECKS;
+                    self.set_tick_period(RECHECK);
+                }
                 true
             }
             Err(error) => {
@@ -72,21 +120,39 @@ impl RootContext for PolicyRoot {
         }
     }
 
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+    fn on_tick(&mut self) {
+        let Some(filter) = &self.filter else { return };
+        unresolved::ask(filter);
+        if matches!(self.place, Some(Place::Explicit)) {
+            if self.rechecks > 0 {
+                self.rechecks -= 1;
+                open_tunnels::recheck(filter);
+            } else if filter.inspects() {
+                grants::ask_instance(filter);
+            }
+        }
+        self.set_tick_period(self.next_tick());
+    }
+
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
         let filter = Rc::clone(self.filter.as_ref()?);
         match self.place? {
-            Place::Explicit => Some(Box::new(Explicit::new(filter))),
+            Place::Explicit => Some(Box::new(Explicit::new(filter, context_id))),
             Place::Inspected => Some(Box::new(Inner::inspected(filter))),
             Place::Tunnelled => Some(Box::new(Inner::tunnelled(filter))),
-            Place::Tls | Place::Opaque => None,
+            Place::Connections | Place::Tls | Place::Opaque => None,
         }
     }
 
-    fn create_stream_context(&self, _context_id: u32) -> Option<Box<dyn StreamContext>> {
+    fn create_stream_context(&self, context_id: u32) -> Option<Box<dyn StreamContext>> {
         let filter = Rc::clone(self.filter.as_ref()?);
         match self.place? {
-            Place::Tls => Some(Box::new(Guard::new(filter, Found::Tls))),
-            Place::Opaque => Some(Box::new(Guard::new(filter, Found::Neither))),
+            Place::Connections => {
+                let limit = filter.limits.connections_per_client.map_or(u32::MAX, NonZeroU32::get);
+                Some(Box::new(ClientConnection::new(filter, limit)))
+            }
+            Place::Tls => Some(Box::new(Guard::new(filter, Found::Tls, context_id, self.context_id))),
+            Place::Opaque => Some(Box::new(Guard::new(filter, Found::Neither, context_id, self.context_id))),
             Place::Explicit | Place::Inspected | Place::Tunnelled => None,
         }
     }
@@ -94,7 +160,7 @@ impl RootContext for PolicyRoot {
     fn get_type(&self) -> Option<ContextType> {
         match self.place? {
             Place::Explicit | Place::Inspected | Place::Tunnelled => Some(ContextType::HttpContext),
-            Place::Tls | Place::Opaque => Some(ContextType::StreamContext),
+            Place::Connections | Place::Tls | Place::Opaque => Some(ContextType::StreamContext),
         }
     }
 }

@@ -43,7 +43,10 @@ fn policy(reader: &mut Reader, item: &Item<'_>) -> Option<Document> {
     reader.optional_text(&object, "description");
     let name =
         object.get("name").and_then(|item| reader.reference(&item)).unwrap_or_else(|| "policy".to_owned());
-    let rules: Vec<_> = reader.list(&object, "rules").iter().filter_map(|item| rule(reader, item)).collect();
+    let rules: Vec<_> = (0..)
+        .zip(&reader.list(&object, "rules"))
+        .filter_map(|(index, item)| rule(reader, item, index))
+        .collect();
     let url_lists: Vec<_> =
         reader.list(&object, "urlLists").iter().filter_map(|item| url_list(reader, item)).collect();
     let outgate = object.get("outgate").map_or_else(Outgate::default, |item| outgate(reader, &item));
@@ -113,7 +116,7 @@ fn unique<'a>(reader: &mut Reader, place: &str, names: impl Iterator<Item = &'a 
     }
 }
 
-fn rule(reader: &mut Reader, item: &Item<'_>) -> Option<RuleDocument> {
+fn rule(reader: &mut Reader, item: &Item<'_>, index: i32) -> Option<RuleDocument> {
     const KEYS: [&str; 12] = [
         "name",
         "description",
@@ -141,12 +144,13 @@ fn rule(reader: &mut Reader, item: &Item<'_>) -> Option<RuleDocument> {
     let application_matcher = object.get("applicationMatcher").and_then(|item| matcher(reader, &item));
     let tls_inspection_enabled = reader.boolean(&object, "tlsInspectionEnabled", false);
     let shadow = reader.boolean(&object, "shadow", false);
+    // What is wrong has its error; the rest of the rule is read on, so that all its errors are found.
     Some(RuleDocument {
-        name: name?,
+        name: name.unwrap_or_else(|| item.place.clone()),
         description,
         enabled,
-        priority: priority?,
-        // What is wrong has its error; the rest of the rule is read on, so that all its errors are found.
+        // One that hardly any other rule has.
+        priority: priority.unwrap_or(i32::MAX - index),
         action: action.unwrap_or(Action::Deny),
         session_matcher: session_matcher.unwrap_or_else(|| "false".to_owned()),
         // Exports write a missing text as an empty one.
@@ -264,8 +268,9 @@ fn tls_policy(
 }
 
 fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 11] = [
         "sources",
+        "proxyProtocol",
         "afterInspection",
         "hostMismatch",
         "tunnelSni",
@@ -281,6 +286,9 @@ fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
     let destinations = object.get("destinations").and_then(|item| reader.object(&item, &["allowPrivate"]));
     let allow_private =
         destinations.map_or_else(Vec::new, |object| reader.parsed(&object, "allowPrivate", Cidr::parse));
+    let proxy_protocol = object.get("proxyProtocol").and_then(|item| reader.object(&item, &["from"]));
+    let proxy_protocol_from =
+        proxy_protocol.map_or_else(Vec::new, |object| reader.parsed(&object, "from", Cidr::parse));
     let trust_configs: Vec<_> =
         reader.list(&object, "trustConfigs").iter().filter_map(|item| trust_config(reader, item)).collect();
     unique(reader, "outgate.trustConfigs", trust_configs.iter().map(|config| config.name.as_str()));
@@ -317,6 +325,7 @@ fn outgate(reader: &mut Reader, item: &Item<'_>) -> Outgate {
             &[("keep", OpenTunnels::Keep), ("recheck", OpenTunnels::Recheck)],
         ),
         allow_private,
+        proxy_protocol_from,
         trust_configs,
         log_allowances: object.get("log").map_or(1.0, |item| log_allowances(reader, &item)),
     }

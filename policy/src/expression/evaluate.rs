@@ -81,7 +81,18 @@ impl<'a> Facts<'a> {
         Self { session, sniffing: Sniffing::Done, request: Some(request), source_ip: OnceCell::new() }
     }
 
+    /// What is known of all sessions to one host is its name alone.
+    fn known(&self, attribute: Attribute) -> Result<(), Failure> {
+        if attribute == Attribute::Host { Ok(()) } else { self.known_client() }
+    }
+
+    /// Whether it is one session, and not any.
+    pub(crate) fn known_client(&self) -> Result<(), Failure> {
+        if self.sniffing == Sniffing::AnySession { Err(Failure::Unknown) } else { Ok(()) }
+    }
+
     pub(crate) fn text(&self, attribute: Attribute) -> Result<&str, Failure> {
+        self.known(attribute)?;
         let absent = || Failure::Absent(attribute.name());
         let text = match attribute {
             Attribute::Host => Some(self.session.destination.host.as_str()),
@@ -123,6 +134,7 @@ impl<'a> Facts<'a> {
     }
 
     pub(crate) fn number(&self, attribute: Attribute) -> Result<i64, Failure> {
+        self.known(attribute)?;
         match attribute {
             Attribute::SourcePort => Ok(i64::from(self.session.client_port)),
             Attribute::DestinationPort => Ok(i64::from(self.session.destination.port)),
@@ -131,6 +143,7 @@ impl<'a> Facts<'a> {
     }
 
     pub(super) fn time(&self, attribute: Attribute) -> Result<OffsetDateTime, Failure> {
+        self.known(attribute)?;
         match attribute {
             Attribute::RequestTime => Some(self.session.now),
             Attribute::CertificateNotAfter => self.certificate().map(|certificate| certificate.not_after),
@@ -140,6 +153,7 @@ impl<'a> Facts<'a> {
     }
 
     pub(crate) fn texts(&self, attribute: Attribute) -> Result<&[String], Failure> {
+        self.known(attribute)?;
         match attribute {
             Attribute::CertificateDnsSans => {
                 self.certificate().map(|certificate| certificate.dns_sans.as_slice())
@@ -152,8 +166,9 @@ impl<'a> Facts<'a> {
         .ok_or(Failure::Absent(attribute.name()))
     }
 
-    pub(super) fn flag(&self, attribute: Attribute) -> bool {
-        attribute == Attribute::SourceMtls && self.session.certificate.is_some()
+    pub(super) fn flag(&self, attribute: Attribute) -> Result<bool, Failure> {
+        self.known(attribute)?;
+        Ok(attribute == Attribute::SourceMtls && self.session.certificate.is_some())
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
@@ -172,6 +187,10 @@ impl<'a> Facts<'a> {
     /// The address of the client.
     pub(crate) fn client_ip(&self) -> IpAddr {
         self.session.client_ip
+    }
+
+    fn known_identity(&self) -> Result<&'a crate::source::Identity, Failure> {
+        self.known_client().map(|()| self.identity())
     }
 
     fn certificate(&self) -> Option<&'a ClientCertificate> {
@@ -196,7 +215,7 @@ impl<'a> Facts<'a> {
             Attribute::CertificateDnsSans | Attribute::CertificateUriSans => self.texts(attribute).map(drop),
             Attribute::CertificateNotAfter | Attribute::RequestTime => self.time(attribute).map(drop),
             Attribute::DestinationPort | Attribute::SourcePort => self.number(attribute).map(drop),
-            Attribute::RequestHeaders | Attribute::SourceMtls => Ok(()),
+            Attribute::RequestHeaders | Attribute::SourceMtls => self.known(attribute),
             _ => self.text(attribute).map(drop),
         };
         match present {
@@ -235,7 +254,7 @@ impl Condition {
                 let [left, right] = &**parts;
                 Ok(left.evaluate(frame)? == right.evaluate(frame)?)
             }
-            Test::Flag(attribute) => Ok(facts.flag(*attribute)),
+            Test::Flag(attribute) => facts.flag(*attribute),
             Test::CompareTexts(comparison, parts) => {
                 let [left, right] = &**parts;
                 let (left, right) = (left.evaluate(frame)?, right.evaluate(frame)?);
@@ -283,11 +302,14 @@ impl Condition {
                 let text = ip.evaluate(frame)?;
                 Ok(range.contains(address(&text)?))
             }
-            Test::SourceInRange(range) => Ok(range.contains(facts.session.client_ip)),
+            Test::SourceInRange(range) => {
+                facts.known_client()?;
+                Ok(range.contains(facts.session.client_ip))
+            }
             Test::InUrlList(text, lists, list) => Ok(lists.contains(*list, &text.evaluate(frame)?)),
-            Test::HasTag(tag) => Ok(facts.identity().has_tag(&tag.evaluate(frame)?)),
+            Test::HasTag(tag) => Ok(facts.known_identity()?.has_tag(&tag.evaluate(frame)?)),
             Test::HasServiceAccount(account) => {
-                Ok(facts.identity().has_service_account(&account.evaluate(frame)?))
+                Ok(facts.known_identity()?.has_service_account(&account.evaluate(frame)?))
             }
             Test::Items(quantifier, attribute, condition) => {
                 let items = facts.texts(*attribute)?.iter();

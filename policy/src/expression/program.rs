@@ -233,6 +233,8 @@ pub enum TimePart {
 /// What is known of the first bytes of a tunnel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sniffing {
+    /// Any session to one host is meant: whatever depends on more than its name is unknown.
+    AnySession,
     /// They have not been read: what depends on them is unknown.
     NotYet,
     /// What they tell is known; attributes that they do not have are absent.

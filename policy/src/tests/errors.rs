@@ -108,6 +108,18 @@ fn what_matchers_cannot_say_is_refused_where_it_stands() {
 }
 
 #[test]
+fn a_rule_without_a_name_or_priority_has_its_other_errors_said_too() {
+    let policy = json!({"name": "p", "rules": [
+        {"priority": 1, "basicProfile": "ALLOW", "sessionMatcher": "hots() == 'a'"},
+        {"name": "b", "priority": "x", "basicProfile": "ALLOW", "sessionMatcher": "source.ipp == 'a'"},
+    ]});
+    let errors = Engine::from_value(&policy).unwrap_err().to_string();
+    for expected in ["missing key `name`", "hots", "expected a number", "source.ipp"] {
+        assert!(errors.contains(expected), "{expected}: {errors}");
+    }
+}
+
+#[test]
 fn attributes_that_a_stage_never_has_are_refused() {
     for (rule, expected) in [
         (json!({"sessionMatcher": "connection.sni == 'a'"}), ""),
@@ -169,7 +181,7 @@ rules[2].enabled: expected true or false, found a text
 rules[4]: expected an object, found a number
 urlLists[0].values[0]: `localhost` is neither a domain such as `example.com` nor a URL such as `example.com/path`
 urlLists[0].values[2]: expected a text, found a number; put quotes around it
-outgate.banana: unknown key `banana`; known here: `sources`, `afterInspection`, `hostMismatch`, `tunnelSni`, \
+outgate.banana: unknown key `banana`; known here: `sources`, `proxyProtocol`, `afterInspection`, `hostMismatch`, `tunnelSni`, \
 `ambiguousPaths`, `errorsInDeny`, `openTunnels`, `destinations`, `trustConfigs`, `log`
 outgate.sources[0].cidrs[0]: `10.0.0.0` has no prefix length; write `10.0.0.0/32` for one IPv4 address, `10.0.0.0/128` for one IPv6 address
 outgate.sources[1]: no condition; add `cidrs`, `spiffeIds`, `dnsNames` or `header`
@@ -180,7 +192,7 @@ outgate.afterInspection: `loose` is not known here; use `strict`, `lenient`
 outgate.log.allowances: `2` is out of range; use 0 to 1
 tlsInspectionPolicies[0].trustConfig: `corp` is not there: `outgate.trustConfigs` is empty; add it
 tlsInspectionPolicies[0].minTlsVersion: `TLS_1_4` is not known here; use `TLS_VERSION_UNSPECIFIED`, `TLS_1_0`, `TLS_1_1`, `TLS_1_2`, `TLS_1_3`
-rules[1].name: `c` is the name of rules[0] already
+rules[3].name: `c` is the name of rules[2] already
 tlsInspectionPolicy: `other` is not in `tlsInspectionPolicies`, which has `default`
 rules: `c` and `c` both have priority 1, so nobody can tell which goes first; give each its own"
     );

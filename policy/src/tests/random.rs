@@ -7,7 +7,9 @@ impl Random {
     /// From any seed; neighbours have nothing in common.
     pub fn new(seed: u64) -> Self {
         let mut random = Self((seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0x2545_f491_4f6c_dd1d) | 1);
-        (0..4).for_each(|_| drop(random.next()));
+        for _ in 0..4 {
+            let _ = random.next();
+        }
         random
     }
 

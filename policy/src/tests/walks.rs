@@ -235,3 +235,33 @@ fn the_hash_is_that_of_what_the_policy_says() {
     );
     assert_ne!(first, hash("name: b"));
 }
+
+#[test]
+fn a_host_that_no_session_can_have_inspected_is_known() {
+    let inspect = |matcher: &str| json!({"sessionMatcher": matcher, "tlsInspectionEnabled": true});
+    let tunnel = |matcher: &str| json!({"sessionMatcher": matcher});
+    for (rules, expected) in [
+        (json!([]), false),
+        (json!([tunnel("true")]), false),
+        (json!([inspect("true")]), true),
+        (json!([inspect(HOST)]), true),
+        (json!([inspect("host() == 'other.example'")]), false),
+        (json!([inspect("host().endsWith('.com') && source.ip == '10.0.0.1'")]), true),
+        (json!([inspect("host().endsWith('.org') && source.ip == '10.0.0.1'")]), false),
+        (json!([inspect("source.matchTag('tagValues/1')")]), true),
+        (json!([inspect("!source.mtls && connection.sni == 'a'")]), true),
+        (json!([inspect("inIpRange(source.ip, '10.0.0.0/8')")]), true),
+        (json!([inspect("inUrlList(host(), 'banks')")]), false),
+        (json!([inspect("host().matches('^ex.*com$')")]), true),
+        // A session rule that decides for everybody comes first, or one that does for some.
+        (json!([tunnel(HOST), inspect("true")]), false),
+        (json!([tunnel("host() == 'example.com' && source.port > 5"), inspect("true")]), true),
+        (json!([{"basicProfile": "DENY", "sessionMatcher": HOST}, inspect("true")]), false),
+        (json!([{"sessionMatcher": HOST, "applicationMatcher": "true"}, inspect("true")]), true),
+        (json!([{"sessionMatcher": "true", "tlsInspectionEnabled": true, "enabled": false}]), false),
+    ] {
+        let engine = engine(rules.clone(), json!({}));
+        let host = HostName::parse("example.com").unwrap();
+        assert_eq!(engine.may_inspect(&host), expected, "{rules}");
+    }
+}

@@ -277,6 +277,7 @@ fn connections() -> Vec<Explained> {
             Evidence { reason: INSPECTOR, filter_chain: true, ..of() },
             None,
         ),
+        ("closed on a chain without TLS", Evidence { without_tls: true, filter_chain: true, ..of() }, None),
         // Ended early.
         ("connected and closed", of(), exact(ClosedBeforeHello)),
         ("half a hello", Evidence { bytes_arrived: Some(true), ..of() }, exact(ClosedMidHandshake)),
@@ -318,6 +319,11 @@ fn connections() -> Vec<Explained> {
             "no PROXY header",
             Evidence { proxy_protocol: true, bytes_arrived: Some(true), ..of() },
             likely(ProxyProtocolError),
+        ),
+        (
+            "closed where a PROXY header was due",
+            Evidence { proxy_protocol: true, ..of() },
+            likely(ClosedBeforeHello),
         ),
         // Which version is wrong.
         (

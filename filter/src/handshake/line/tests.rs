@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde_json::json;
 
 use super::super::certificate::tests::hostile;
+use super::super::certificate::{AlternativeName, NameKind};
 use super::super::classify::{Evidence, classify};
 use super::super::presented::Attributes;
 use super::*;
@@ -13,16 +14,15 @@ const UNSUPPORTED: &str =
 
 fn connection(message: Option<&'static str>) -> Connection<'static> {
     Connection {
-        at: OffsetDateTime::UNIX_EPOCH,
         duration: Some(1_234_567),
+        id: Some(42),
         client: Some(SocketAddr::new(IpAddr::V6(Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped()), 50372)),
         server: Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 8443)),
         server_name: Some("localhost"),
         tls_version: Some("TLSv1.2"),
         message,
-        service: None,
-        certificate: None,
-        intercepted: None,
+        listener: Some("mtls"),
+        ..Connection::ended(OffsetDateTime::UNIX_EPOCH)
     }
 }
 
@@ -42,7 +42,7 @@ fn a_refused_certificate_is_one_object_of_ecs_names() {
     let line = parsed(
         &failure(EXPIRED),
         &Connection {
-            certificate: Some(Presented::read(Some(pem), Attributes::default())),
+            certificate: Some(Presented::read(Some(pem), Attributes::default(), OffsetDateTime::UNIX_EPOCH)),
             service: Some("payments"),
             ..connection(Some(EXPIRED))
         },
@@ -52,7 +52,8 @@ fn a_refused_certificate_is_one_object_of_ecs_names() {
         json!({
             "@timestamp": "1970-01-01T00:00:00Z",
             "event": {"kind": "event", "category": ["network", "authentication"], "type": ["connection", "denied"],
-                      "action": "tls.handshake.failure", "outcome": "failure", "reason": "expired", "duration": 1_234_567},
+                      "action": "tls.handshake.failure", "outcome": "failure", "reason": "expired", "id": "42", "duration": 1_234_567},
+            "observer": {"ingress": {"interface": {"name": "mtls"}}},
             "error": {"type": "certificate_expired", "message": EXPIRED},
             "client": {"ip": "192.0.2.7", "port": 50372},
             "server": {"ip": "::1", "port": 8443},
@@ -70,12 +71,18 @@ fn a_refused_certificate_is_one_object_of_ecs_names() {
                         "serial_number": "ABCD",
                         "alternative_names": ["a.example", "spiffe://mesh/ns/x", "a@b.example", "192.0.2.1", "2001:db8::5",
                                               "rid:1.2.3.4", "otherName:1.2.3", "dirName:O=dir,CN=in\\, side"],
+                        "public_key_algorithm": "EC", "public_key_size": 256, "signature_algorithm": "ecdsa-with-SHA256",
                     },
                     "hash": {"sha256": "10B3BB64F196B20C2416D59E008F8481AB6E021AC09EF531557E9BB6D8D577F8"},
                 },
             },
             "mtls": {"class": "certificate_expired", "detected_by": "server", "certainty": "exact", "blame": "client",
-                     "remedy": "Renew the client's certificate and have the client load the new one.", "depth": 0},
+                     "remedy": "Renew the client's certificate and have the client load the new one.", "depth": 0, "code": 268_435_581,
+                     "certificate": {"expired": false, "not_yet_valid": true, "self_signed": true, "ca": false,
+                                     "weak_key": false, "weak_signature": false},
+                     "alternative_names": {"dns": ["a.example"], "uri": ["spiffe://mesh/ns/x"], "email": ["a@b.example"],
+                                           "ip": ["192.0.2.1", "2001:db8::5"],
+                                           "other": ["rid:1.2.3.4", "otherName:1.2.3", "dirName:O=dir,CN=in\\, side"]}},
         })
     );
 }
@@ -126,7 +133,7 @@ fn older_envoys_tell_attributes_instead_of_the_certificate() {
     for (pem, defect) in
         [(None, Value::Null), (Some(b"rubbish".as_slice()), json!("the certificate is not in PEM"))]
     {
-        let certificate = Some(Presented::read(pem, attributes));
+        let certificate = Some(Presented::read(pem, attributes, OffsetDateTime::UNIX_EPOCH));
         let line = parsed(&failure(EXPIRED), &Connection { certificate, ..connection(Some(EXPIRED)) });
         assert_eq!(line["tls"]["client"], expected);
         assert_eq!(line["mtls"]["certificate_defect"], defect);
@@ -143,7 +150,11 @@ fn hostile_lines_are_bounded_json() {
         &Connection {
             server_name: Some(&name),
             message: Some(&message),
-            certificate: Some(Presented::read(Some(pem.as_bytes()), Attributes::default())),
+            certificate: Some(Presented::read(
+                Some(pem.as_bytes()),
+                Attributes::default(),
+                OffsetDateTime::UNIX_EPOCH,
+            )),
             ..connection(None)
         },
     );
@@ -157,7 +168,7 @@ fn the_worst_certificate_still_has_its_names_in_the_line() {
     let presented = Presented {
         subject: Some("\"".repeat(270)),
         issuer: Some("\"".repeat(270)),
-        alternative_names: vec!["\"".repeat(140); 32],
+        alternative_names: vec![AlternativeName { kind: NameKind::Dns, text: "\"".repeat(140) }; 32],
         ..Presented::default()
     };
     let message = "\"".repeat(2000);

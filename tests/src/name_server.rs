@@ -6,15 +6,13 @@ use std::sync::{Arc, Mutex};
 use hickory_proto::op::{Message, Metadata, ResponseCode};
 use hickory_proto::rr::rdata::{CNAME, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
-use crate::resolver::server::Sockets;
-use crate::resolver::upstream::write_framed;
-
 /// It serves until it is dropped.
 pub struct NameServer {
+    /// Where, over UDP and TCP.
     pub address: SocketAddr,
     zone: Arc<Mutex<Zone>>,
     _tasks: JoinSet<()>,
@@ -39,7 +37,7 @@ impl NameServer {
     /// happens to questions for it: `silent` (for one type, `silent AAAA`), `truncated`, `old` (refuses EDNS),
     /// `forged` (a wrong answer comes first), `code N`, `partial` (aliases are not followed).
     pub async fn start(zone: &str) -> NameServer {
-        let Sockets { udp, tcp } = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (udp, tcp) = sockets().await;
         let address = udp.local_addr().unwrap();
         let zone = Arc::new(Mutex::new(Zone { text: zone.to_owned(), ..Zone::default() }));
         let mut tasks = JoinSet::new();
@@ -70,7 +68,17 @@ impl NameServer {
     }
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, zone: Arc<Mutex<Zone>>) {
+/// Two of the same port.
+async fn sockets() -> (UdpSocket, TcpListener) {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            return (udp, tcp);
+        }
+    }
+}
+
+async fn serve_udp(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
     let mut buffer = [0; 4096];
     loop {
         let (length, asker) = socket.recv_from(&mut buffer).await.unwrap();
@@ -89,7 +97,8 @@ async fn serve_tcp(listener: TcpListener, zone: Arc<Mutex<Zone>>) {
         stream.read_exact(&mut question).await.unwrap();
         let answers = zone.lock().unwrap().answer(&question, Over::Tcp);
         for answer in answers {
-            write_framed(&mut stream, &answer).await.unwrap();
+            stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
         }
     }
 }
