@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::excerpt::Excerpt;
 
 /// A range of addresses, such as `10.0.0.0/8` or `2001:db8::/32`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Cidr {
     network: IpAddr,
     prefix: u8,
@@ -57,6 +57,35 @@ impl Cidr {
             }
             _ => false,
         }
+    }
+
+    /// The range of one address.
+    pub fn of_one(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        Self::new(ip, if ip.is_ipv4() { 32 } else { 128 })
+    }
+
+    /// The same range, without the bits beyond its prefix. Such ranges are ordered so that what covers a range
+    /// comes before it.
+    pub fn masked(&self) -> Self {
+        let network = match self.network {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & mask))
+            }
+            IpAddr::V6(ip) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & mask))
+            }
+        };
+        Self { network, prefix: self.prefix }
+    }
+
+    /// Whether all of a masked range is in this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.prefix <= other.prefix
+            && self.network.is_ipv4() == other.network.is_ipv4()
+            && self.contains(other.network)
     }
 
     fn new(address: IpAddr, prefix: u8) -> Self {

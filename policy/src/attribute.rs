@@ -29,7 +29,7 @@ pub enum Kind {
 }
 
 /// An attribute.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Attribute {
     CertificateDnsSans,
     CertificateIssuer,
@@ -125,6 +125,25 @@ impl Attribute {
     /// As it is written.
     pub fn name(self) -> &'static str {
         TABLE.iter().find(|row| row.attribute == self).map_or("", |row| row.name)
+    }
+
+    /// Whether only the first bytes of a tunnel tell.
+    pub fn is_sniffed(self) -> bool {
+        matches!(self, A::ConnectionJa4 | A::ConnectionSni | A::ConnectionTlsVersion)
+    }
+
+    /// Whether it is a text that is never absent where it can be asked for.
+    pub fn is_always_known(self) -> bool {
+        matches!(
+            self,
+            A::Host
+                | A::SourceIp
+                | A::RequestMethod
+                | A::RequestPath
+                | A::RequestQuery
+                | A::RequestScheme
+                | A::RequestUrl
+        )
     }
 }
 

@@ -30,6 +30,7 @@ pub use text::parse_text;
 
 use crate::address::Cidr;
 use crate::source::Source;
+use crate::url_list::UrlEntry;
 
 /// A policy document.
 #[derive(Clone, Debug)]
@@ -88,6 +89,8 @@ pub struct UrlListDocument {
     pub name: String,
     /// Its entries.
     pub values: Vec<String>,
+    /// The same, for the compiler, which takes them.
+    pub(crate) entries: Vec<UrlEntry>,
 }
 
 /// How TLS is inspected.

@@ -1,20 +1,24 @@
 //! The engine: a policy, compiled once, asked often.
 
 mod compile;
+mod indexes;
 
+use indexes::Indexes;
+pub(crate) use indexes::Walked;
 use serde_json::Value;
 
 use crate::address::is_refused;
 use crate::document::{Action, AmbiguousPaths, Document, parse_text};
 use crate::error::PolicyErrors;
-use crate::expression::{Expression, Sniffing};
+use crate::expression::{Expression, Facts, Sniffing};
 use crate::host::Destination;
+use crate::index::Candidates;
 use crate::session::{Client, Request, RequestStage, Session};
 use crate::source::Identity;
 use crate::verdict::{
     ConnectDecision, ConnectVerdict, Reading, RequestDecision, RequestVerdict, TlsDecision, TlsVerdict,
 };
-use crate::walk::Walk;
+use crate::walk::{Observer, Walk};
 
 /// A compiled policy.
 #[derive(Debug)]
@@ -22,11 +26,12 @@ pub struct Engine {
     document: Document,
     hash: String,
     rules: Vec<Rule>,
+    indexes: Indexes,
 }
 
 /// An enabled rule, by its place in [`Engine::rules`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct RuleId(usize);
+pub struct RuleId(u32);
 
 /// An enabled rule.
 #[derive(Debug)]
@@ -85,7 +90,7 @@ impl Engine {
 
     /// A rule.
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
-        self.rules.get(id.0)
+        self.rules.get(usize::try_from(id.0).ok()?)
     }
 
     /// Whether a destination is an address that nobody may reach: private ones, unless
@@ -101,7 +106,29 @@ impl Engine {
 
     /// Decides a tunnel when it is asked for.
     pub fn connect(&self, session: &Session<'_>) -> ConnectDecision {
-        let mut walk = Walk::new(self, ());
+        self.connect_by(Walk::new(self, ()), session)
+    }
+
+    /// Decides TLS in a tunnel that was sniffed, with what sniffing found as `session.connection`.
+    pub fn sniffed(&self, session: &Session<'_>) -> TlsDecision {
+        self.sniffed_by(Walk::new(self, ()), session)
+    }
+
+    /// Decides a request.
+    pub fn request(
+        &self,
+        session: &Session<'_>,
+        request: &Request<'_>,
+        stage: RequestStage,
+    ) -> RequestDecision {
+        self.request_by(Walk::new(self, ()), session, request, stage)
+    }
+
+    pub(crate) fn connect_by<O: Observer>(
+        &self,
+        mut walk: Walk<'_, O>,
+        session: &Session<'_>,
+    ) -> ConnectDecision {
         let verdict = match walk.connect(session) {
             ConnectVerdict::Sniff { opened_by, tls: None } => {
                 let sniffing = if session.connection.is_some() { Sniffing::Done } else { Sniffing::NotYet };
@@ -112,22 +139,23 @@ impl Engine {
         ConnectDecision { verdict, errors: walk.finish().0 }
     }
 
-    /// Decides TLS in a tunnel that was sniffed, with what sniffing found as `session.connection`.
-    pub fn sniffed(&self, session: &Session<'_>) -> TlsDecision {
-        let mut walk = Walk::new(self, ());
+    pub(crate) fn sniffed_by<O: Observer>(
+        &self,
+        mut walk: Walk<'_, O>,
+        session: &Session<'_>,
+    ) -> TlsDecision {
         // Nothing is unknown any more.
         let verdict = walk.tls(session, Sniffing::Done).unwrap_or(TlsVerdict::Deny(None));
         TlsDecision { verdict, errors: walk.finish().0 }
     }
 
-    /// Decides a request.
-    pub fn request(
+    pub(crate) fn request_by<O: Observer>(
         &self,
+        mut walk: Walk<'_, O>,
         session: &Session<'_>,
         request: &Request<'_>,
         stage: RequestStage,
     ) -> RequestDecision {
-        let mut walk = Walk::new(self, ());
         let mut verdict = walk.request(session, request, request.path.path(), stage);
         let mut reading = Reading::Sent;
         if let (RequestVerdict::Allow(_), Some(folded)) = (verdict, self.folded(request)) {
@@ -147,9 +175,19 @@ impl Engine {
         }
     }
 
-    /// The rules that decide.
-    pub(crate) fn enforced(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
-        let rules = self.rules.iter().enumerate().map(|(index, rule)| (RuleId(index), rule));
-        rules.filter(|(_, rule)| !rule.shadow)
+    /// The rules that decide, by their places.
+    pub(crate) fn enforced(&self) -> Candidates<'_> {
+        self.indexes.enforced()
+    }
+
+    /// Those of them whose matchers are not certainly false.
+    pub(crate) fn candidates(&self, walked: Walked, facts: &Facts<'_>) -> Candidates<'_> {
+        self.indexes.of(walked).candidates(facts)
+    }
+
+    /// The rule at a place.
+    pub(crate) fn at(&self, place: u32) -> Option<(RuleId, &Rule)> {
+        let id = RuleId(place);
+        self.rule(id).map(|rule| (id, rule))
     }
 }

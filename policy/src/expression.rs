@@ -8,16 +8,17 @@ mod lower;
 mod parse;
 mod program;
 mod regex;
+mod requirement;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use describe::describe;
 pub use evaluate::{Facts, Failure};
 pub use program::{Condition, Sniffing};
+pub use requirement::{Field, Key, Predicate, Requirement};
 
 use crate::engine::RuleKind;
-use crate::url_list::UrlList;
+use crate::url_list::UrlLists;
 
 /// A matcher that compiled.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub struct Scope<'a> {
     /// Which matcher it is.
     pub matcher: Matcher,
     /// The policy's URL lists.
-    pub url_lists: &'a BTreeMap<String, Arc<UrlList>>,
+    pub url_lists: &'a Arc<UrlLists>,
 }
 
 /// One thing that is wrong with a matcher.
@@ -74,6 +75,16 @@ impl Expression {
     /// Whether it holds.
     pub fn holds(&self, facts: &Facts<'_>) -> Result<bool, Failure> {
         self.condition.holds(facts)
+    }
+
+    /// What must be so for it to be anything but false.
+    pub fn requirement(&self) -> Requirement {
+        Requirement::of(&self.condition)
+    }
+
+    /// Whether it can fail or be unknown.
+    pub fn can_fail(&self) -> bool {
+        self.condition.can_fail()
     }
 
     /// Why it holds, or does not, or fails: for people.

@@ -69,6 +69,11 @@ impl Headers {
         self.0.get(name).map(String::as_str)
     }
 
+    /// The names, in lower case.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// How many different names there are.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -26,7 +26,7 @@ impl Engine {
         };
         // Of these facts only the host is looked at.
         let facts = Facts::of_session(&session, Sniffing::AnySession);
-        for (_, rule) in self.enforced() {
+        for (_, rule) in self.enforced().filter_map(|place| self.at(place)) {
             match (rule.session.holds(&facts), rule.kind) {
                 (Ok(true) | Err(Failure::Unknown), RuleKind::Inspecting) => return true,
                 // It decides for everybody, before any rule after it.

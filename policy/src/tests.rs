@@ -1,10 +1,13 @@
 //! Behaviour of the engine as a whole.
 
+mod difference;
 mod errors;
 mod explain;
 mod hostile;
 mod matchers;
 mod oracle;
+mod random;
+mod reference;
 mod seeds;
 mod walks;
 

@@ -1,17 +1,67 @@
 //! URL lists: hosts and URLs, with `*` as a prefix of the domain (whole labels) and as a suffix of the path.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 use crate::excerpt::Excerpt;
+use crate::hash::QuickMap;
 use crate::host::{HostError, HostName};
+use crate::nested::Nested;
 use crate::path::{PathError, RequestPath};
 
-/// A compiled list.
-#[derive(Clone, Debug, Default)]
-pub struct UrlList {
-    /// By domain, so that a look-up costs what the host has labels, whatever the length of the list.
-    entries: HashMap<Box<str>, Vec<Entry>>,
+/// All URL lists of a policy, in one tree: by domain, so that a look-up costs what the host has labels, and
+/// behind the domain by path. What is found is a [`Set`] of lists, so that it costs no more to ask for all.
+#[derive(Debug, Default)]
+pub struct UrlLists {
+    names: BTreeMap<String, ListId>,
+    domains: QuickMap<Box<str>, Domain>,
+    sets: Vec<Box<[ListId]>>,
+}
+
+/// A list.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ListId(u32);
+
+/// A set of lists.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Set(u32);
+
+/// What lists say of a domain.
+#[derive(Debug)]
+struct Domain {
+    itself: Option<Paths>,
+    below: Option<Paths>,
+}
+
+#[derive(Debug)]
+enum Paths {
+    /// Every path is in these lists.
+    Any(Set),
+    Some(Box<PathSets>),
+}
+
+#[derive(Debug)]
+struct PathSets {
+    /// Those that have any path.
+    all: Set,
+    /// Those that have every path.
+    every: Option<Set>,
+    tree: Nested<Box<str>, PathSet>,
+}
+
+#[derive(Debug, Default)]
+struct PathSet {
+    exactly: Option<Set>,
+    prefix: Option<Set>,
+}
+
+/// An entry of a list.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UrlEntry {
+    domain: DomainPattern,
+    path: PathPattern,
 }
 
 /// A domain as lists write it.
@@ -19,12 +69,6 @@ pub struct UrlList {
 pub struct DomainPattern {
     domain: Box<str>,
     scope: Scope,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    scope: Scope,
-    path: PathPattern,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,7 +81,7 @@ enum Scope {
     Both,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum PathPattern {
     Any,
     Exactly(Box<str>),
@@ -80,9 +124,9 @@ pub enum UrlListError {
     },
 }
 
-impl UrlList {
-    /// Adds an entry.
-    pub fn add(&mut self, text: &str) -> Result<(), UrlListError> {
+impl UrlEntry {
+    /// Reads an entry.
+    pub fn parse(text: &str) -> Result<Self, UrlListError> {
         let excerpt = || Excerpt::new(text);
         if text.contains("://") {
             return Err(UrlListError::Scheme(excerpt()));
@@ -98,13 +142,52 @@ impl UrlList {
             None => (text, ""),
         };
         let path = PathPattern::parse(text, path)?;
-        let DomainPattern { domain, scope } = DomainPattern::parse(domain)?;
-        self.entries.entry(domain).or_default().push(Entry { scope, path });
-        Ok(())
+        Ok(Self { domain: DomainPattern::parse(domain)?, path })
+    }
+}
+
+impl UrlLists {
+    /// Of lists by name.
+    pub fn new(lists: impl IntoIterator<Item = (String, Vec<UrlEntry>)>) -> Self {
+        let mut names = BTreeMap::new();
+        let mut domains = QuickMap::<Box<str>, Vec<(Scope, PathPattern, ListId)>>::default();
+        for (index, (name, entries)) in (0..).zip(lists) {
+            let list = ListId(index);
+            names.insert(name, list);
+            for UrlEntry { domain: DomainPattern { domain, scope }, path } in entries {
+                domains.entry(domain).or_default().push((scope, path, list));
+            }
+        }
+        let mut sets = Sets::default();
+        let mut domain = |entries: Vec<(Scope, PathPattern, ListId)>| {
+            let mut paths = |other: Scope| {
+                let entries = entries.iter().filter(|(scope, _, _)| *scope != other);
+                Paths::new(entries.map(|(_, path, list)| (path, *list)), &mut sets)
+            };
+            Domain { itself: paths(Scope::Below), below: paths(Scope::Itself) }
+        };
+        let domains = domains.into_iter().map(|(name, entries)| (name, domain(entries))).collect();
+        Self { names, domains, sets: sets.list }
+    }
+
+    /// A list, by its name.
+    pub fn get(&self, name: &str) -> Option<ListId> {
+        self.names.get(name).copied()
+    }
+
+    /// The names of all lists.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
     }
 
     /// Whether a host or URL is in the list. What has no slash is compared with the domains alone.
-    pub fn contains(&self, value: &str) -> bool {
+    pub fn contains(&self, list: ListId, value: &str) -> bool {
+        self.any_set(value, |_, lists| lists.binary_search(&list).is_ok())
+    }
+
+    /// Whether any set of lists that have a host or URL is what is looked for. The sets are in order, and
+    /// together they are all lists that have it.
+    pub fn any_set(&self, value: &str, mut found: impl FnMut(Set, &[ListId]) -> bool) -> bool {
         let (domain, path) = match value.find('/') {
             Some(slash) => {
                 let (domain, path) = value.split_at(slash);
@@ -113,18 +196,89 @@ impl UrlList {
             None => (value, None),
         };
         let Some(domain) = normal(domain) else { return false };
-        let found = |key: &str, scopes: [Scope; 2]| {
-            self.entries.get(key).is_some_and(|entries| {
-                entries.iter().any(|entry| {
-                    scopes.contains(&entry.scope) && path.is_none_or(|path| entry.path.matches(path))
-                })
-            })
+        let mut found = |paths: Option<&Paths>| {
+            paths.is_some_and(|paths| paths.any(path, |set| found(set, self.lists(set))))
         };
-        found(&domain, [Scope::Itself, Scope::Both])
+        found(self.domains.get(&*domain).and_then(|domain| domain.itself.as_ref()))
             || domain
                 .match_indices('.')
                 .filter_map(|(dot, _)| domain.get(dot + 1..))
-                .any(|parent| found(parent, [Scope::Below, Scope::Both]))
+                .any(|parent| found(self.domains.get(parent).and_then(|domain| domain.below.as_ref())))
+    }
+
+    /// All sets of lists that share an entry.
+    pub fn sets(&self) -> impl Iterator<Item = (Set, &[ListId])> {
+        (0..).map(Set).zip(self.sets.iter().map(|lists| &**lists))
+    }
+
+    fn lists(&self, Set(index): Set) -> &[ListId] {
+        let lists = usize::try_from(index).ok().and_then(|index| self.sets.get(index));
+        lists.map_or(&[], |lists| lists)
+    }
+}
+
+/// Sets of lists, each once.
+#[derive(Default)]
+struct Sets {
+    list: Vec<Box<[ListId]>>,
+    known: QuickMap<Box<[ListId]>, Set>,
+}
+
+impl Sets {
+    /// Nothing for the empty set.
+    fn set(&mut self, lists: &BTreeSet<ListId>) -> Option<Set> {
+        if lists.is_empty() {
+            return None;
+        }
+        let lists: Box<[ListId]> = lists.iter().copied().collect();
+        let next = Set(u32::try_from(self.list.len()).ok()?);
+        Some(*self.known.entry(lists).or_insert_with_key(|lists| {
+            self.list.push(lists.clone());
+            next
+        }))
+    }
+}
+
+impl Paths {
+    fn new<'e>(entries: impl Iterator<Item = (&'e PathPattern, ListId)>, sets: &mut Sets) -> Option<Self> {
+        let (mut all, mut every) = (BTreeSet::new(), BTreeSet::new());
+        let mut paths = BTreeMap::<&str, [BTreeSet<ListId>; 2]>::new();
+        for (path, list) in entries {
+            all.insert(list);
+            match path {
+                PathPattern::Any => every.insert(list),
+                PathPattern::Exactly(path) => {
+                    let [exactly, _] = paths.entry(path).or_default();
+                    exactly.insert(list)
+                }
+                PathPattern::Prefix(path) => {
+                    let [_, prefix] = paths.entry(path).or_default();
+                    prefix.insert(list)
+                }
+            };
+        }
+        if all == every {
+            return sets.set(&all).map(Self::Any);
+        }
+        let paths = paths.into_iter().map(|(path, [exactly, prefix])| {
+            (Box::from(path), PathSet { exactly: sets.set(&exactly), prefix: sets.set(&prefix) })
+        });
+        let tree = Nested::of_prefixes(paths.collect::<Vec<_>>());
+        Some(Self::Some(Box::new(PathSets { all: sets.set(&all)?, every: sets.set(&every), tree })))
+    }
+
+    fn any(&self, path: Option<&str>, mut found: impl FnMut(Set) -> bool) -> bool {
+        match (self, path) {
+            (Self::Any(set), _) => found(*set),
+            (Self::Some(sets), None) => found(sets.all),
+            (Self::Some(sets), Some(path)) => {
+                sets.every.is_some_and(&mut found)
+                    || sets.tree.beginning(path).any(|(beginning, set)| {
+                        set.prefix.is_some_and(&mut found)
+                            || beginning == path && set.exactly.is_some_and(&mut found)
+                    })
+            }
+        }
     }
 }
 
@@ -174,27 +328,17 @@ impl PathPattern {
             .map_err(|error| UrlListError::Path { text: Excerpt::new(entry), error })?;
         Ok(if prefix { Self::Prefix(path.path().into()) } else { Self::Exactly(path.path().into()) })
     }
-
-    fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exactly(exact) => **exact == *path,
-            Self::Prefix(prefix) => path.starts_with(&**prefix),
-        }
-    }
 }
 
 /// The normal form of a host, without work where it has it already, as what rules pass nearly always does.
 fn normal(host: &str) -> Option<Cow<'_, str>> {
-    let labels = host.split('.');
-    let plain = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
-            && label.bytes().any(|byte| byte.is_ascii_lowercase())
-            && !label.starts_with("xn--")
-            && !label.starts_with("0x")
-    };
-    if labels.into_iter().all(plain) {
+    let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    let plain = |label: &str| !label.is_empty() && label.bytes().all(known) && !label.starts_with("xn--");
+    // Whatever ends in a number is an address, or nothing.
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let named = last.bytes().any(|byte| byte.is_ascii_lowercase()) && !last.starts_with("0x");
+    let address = || Ipv4Addr::from_str(host).is_ok();
+    if host.split('.').all(plain) && (named || address()) {
         return Some(Cow::Borrowed(host));
     }
     HostName::parse(host).ok().map(|host| Cow::Owned(host.as_str().to_owned()))
@@ -204,12 +348,17 @@ fn normal(host: &str) -> Option<Cow<'_, str>> {
 mod tests {
     use super::*;
 
-    fn list(entries: &[&str]) -> UrlList {
-        let mut list = UrlList::default();
-        for entry in entries {
-            list.add(entry).unwrap();
+    struct List(UrlLists);
+
+    impl List {
+        fn contains(&self, value: &str) -> bool {
+            self.0.contains(self.0.get("list").unwrap(), value)
         }
-        list
+    }
+
+    fn list(entries: &[&str]) -> List {
+        let entries = entries.iter().map(|entry| UrlEntry::parse(entry).unwrap()).collect();
+        List(UrlLists::new([("list".to_owned(), entries)]))
     }
 
     /// What no row of the documented table matches.
@@ -354,7 +503,7 @@ mod tests {
             ("example.com/é", "must be escaped"),
             ("*.", "the host is empty"),
         ] {
-            let error = UrlList::default().add(entry).unwrap_err().to_string();
+            let error = UrlEntry::parse(entry).unwrap_err().to_string();
             assert!(error.contains(expected), "{entry}: {error}");
         }
     }

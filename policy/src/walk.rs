@@ -1,7 +1,7 @@
 //! Walks over the rules: which one decides. The same walks serve verdicts and `explain`, which watches them.
 
 use crate::document::{Action, AfterInspection, ErrorsInDeny, TunnelSni};
-use crate::engine::{Engine, Rule, RuleId, RuleKind};
+use crate::engine::{Engine, Rule, RuleId, RuleKind, Walked};
 use crate::expression::{Expression, Facts, Failure, Sniffing};
 use crate::session::{Request, RequestStage, Session};
 use crate::verdict::{ConnectVerdict, RequestVerdict, TlsVerdict};
@@ -30,12 +30,17 @@ pub enum Stage {
 
 /// Watches a walk.
 pub trait Observer {
+    /// Whether it wants to hear of every rule, also of those that certainly do not match.
+    const WATCHES: bool = true;
+
     /// Something was found out.
     fn observe(&mut self, rule: &Rule, stage: Stage, outcome: Outcome, detail: impl FnOnce() -> String);
 }
 
 /// Nobody watches.
 impl Observer for () {
+    const WATCHES: bool = false;
+
     fn observe(&mut self, _: &Rule, _: Stage, _: Outcome, _: impl FnOnce() -> String) {}
 }
 
@@ -44,6 +49,8 @@ pub struct Walk<'e, O> {
     engine: &'e Engine,
     observer: O,
     errors: Vec<RuleId>,
+    /// How many of `errors` are from before this stage. Within a stage they come in order.
+    earlier: usize,
 }
 
 /// Whether a matcher holds, once failures have been dealt with.
@@ -57,7 +64,7 @@ enum Match {
 
 impl<'e, O: Observer> Walk<'e, O> {
     pub fn new(engine: &'e Engine, observer: O) -> Self {
-        Self { engine, observer, errors: Vec::new() }
+        Self { engine, observer, errors: Vec::new(), earlier: 0 }
     }
 
     /// Rules whose matcher failed, and the observer.
@@ -70,7 +77,7 @@ impl<'e, O: Observer> Walk<'e, O> {
     pub fn connect(&mut self, session: &Session<'_>) -> ConnectVerdict {
         let sniffing = if session.connection.is_some() { Sniffing::Done } else { Sniffing::NotYet };
         let facts = Facts::of_session(session, sniffing);
-        for (id, rule) in self.engine.enforced() {
+        for (id, rule) in self.rules(Walked::Connect, &facts) {
             let opens = match self.session_matcher(id, rule, &facts) {
                 Match::No => continue,
                 Match::Unknown => true,
@@ -94,7 +101,7 @@ impl<'e, O: Observer> Walk<'e, O> {
     /// on what is not known yet.
     pub fn tls(&mut self, session: &Session<'_>, sniffing: Sniffing) -> Option<TlsVerdict> {
         let facts = Facts::of_session(session, sniffing);
-        for (id, rule) in self.engine.enforced() {
+        for (id, rule) in self.rules(Walked::Tls, &facts) {
             match self.session_matcher(id, rule, &facts) {
                 Match::No => continue,
                 Match::Unknown => return None,
@@ -124,7 +131,7 @@ impl<'e, O: Observer> Walk<'e, O> {
         stage: RequestStage,
     ) -> RequestVerdict {
         let facts = Facts::of_request(session, request, path);
-        for (id, rule) in self.engine.enforced() {
+        for (id, rule) in self.rules(Walked::Request(stage), &facts) {
             if let (RequestStage::Inspected, Some(reason)) = (stage, self.not_after_inspection(rule)) {
                 self.observer.observe(rule, Stage::Application, Outcome::Skipped, || reason.to_owned());
                 continue;
@@ -145,17 +152,20 @@ impl<'e, O: Observer> Walk<'e, O> {
         RequestVerdict::Deny(None)
     }
 
-    /// Why a rule does not count for decrypted requests.
+    /// The rules to ask, in order.
+    fn rules(
+        &mut self,
+        walked: Walked,
+        facts: &Facts<'_>,
+    ) -> impl Iterator<Item = (RuleId, &'e Rule)> + use<'e, O> {
+        self.earlier = self.errors.len();
+        let engine = self.engine;
+        let candidates = if O::WATCHES { engine.enforced() } else { engine.candidates(walked, facts) };
+        candidates.filter_map(|place| engine.at(place))
+    }
+
     fn not_after_inspection(&self, rule: &Rule) -> Option<&'static str> {
-        let lenient = self.engine.document().outgate.after_inspection == AfterInspection::Lenient;
-        match (rule.kind, rule.action) {
-            (RuleKind::Application, _) => Some("without tlsInspectionEnabled it sees no request inside TLS"),
-            (RuleKind::Session, Action::Allow) if !lenient => Some(
-                "a session rule with ALLOW does not match once traffic is intercepted; give it a lower priority number \
-                 than the inspecting rule, or narrow that rule's sessionMatcher",
-            ),
-            _ => None,
-        }
+        not_after_inspection(rule, self.engine.document().outgate.after_inspection)
     }
 
     fn session_matcher(&mut self, id: RuleId, rule: &Rule, facts: &Facts<'_>) -> Match {
@@ -176,7 +186,8 @@ impl<'e, O: Observer> Walk<'e, O> {
             Ok(false) => (Match::No, Outcome::NotMatched),
             Err(Failure::Unknown) => (Match::Unknown, Outcome::Matched),
             Err(_) => {
-                if !self.errors.contains(&id) {
+                let (earlier, new) = self.errors.split_at_checked(self.earlier).unwrap_or_default();
+                if new.last() != Some(&id) && earlier.binary_search(&id).is_err() {
                     self.errors.push(id);
                 }
                 let deny = rule.action == Action::Deny
@@ -186,5 +197,17 @@ impl<'e, O: Observer> Walk<'e, O> {
         };
         self.observer.observe(rule, stage, outcome, || expression.describe(facts));
         found
+    }
+}
+
+/// Why a rule does not count for decrypted requests.
+pub fn not_after_inspection(rule: &Rule, after_inspection: AfterInspection) -> Option<&'static str> {
+    match (rule.kind, rule.action) {
+        (RuleKind::Application, _) => Some("without tlsInspectionEnabled it sees no request inside TLS"),
+        (RuleKind::Session, Action::Allow) if after_inspection == AfterInspection::Strict => Some(
+            "a session rule with ALLOW does not match once traffic is intercepted; give it a lower priority number \
+             than the inspecting rule, or narrow that rule's sessionMatcher",
+        ),
+        _ => None,
     }
 }

@@ -14,7 +14,7 @@ use crate::address::Cidr;
 use crate::error::PolicyError;
 use crate::excerpt::Excerpt;
 use crate::source::{Source, SpiffePattern, TrustedHeader};
-use crate::url_list::DomainPattern;
+use crate::url_list::{DomainPattern, UrlEntry};
 
 /// What Google's exports add and nobody reads.
 const OUTPUT_ONLY: [&str; 3] = ["createTime", "etag", "updateTime"];
@@ -186,11 +186,9 @@ fn url_list(reader: &mut Reader, item: &Item<'_>) -> Option<UrlListDocument> {
     let name = reader.required(&object, "name").and_then(|item| reader.reference(&item));
     reader.optional_text(&object, "description");
     reader.required(&object, "values");
-    let values = reader.parsed(&object, "values", |text| {
-        // The whole list is compiled later; here each entry is judged at its place.
-        crate::url_list::UrlList::default().add(text).map(|()| text.to_owned())
-    });
-    Some(UrlListDocument { name: name?, values })
+    let read = |text: &str| UrlEntry::parse(text).map(|entry| (text.to_owned(), entry));
+    let (values, entries) = reader.parsed(&object, "values", read).into_iter().unzip();
+    Some(UrlListDocument { name: name?, values, entries })
 }
 
 fn tls_policy(

@@ -6,19 +6,22 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::indexes::Indexes;
 use super::{Engine, Rule, RuleKind};
 use crate::document::{self, Document, RuleDocument};
 use crate::error::{MatcherError, PolicyError, PolicyErrors};
 use crate::expression::{Expression, Matcher, Problem, Scope};
-use crate::url_list::UrlList;
+use crate::url_list::UrlLists;
 
 /// How much of a long line an error shows.
 const WIDEST: usize = 100;
 
 pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
     let (document, mut errors) = document::read(value);
-    let Some(document) = document else { return Err(PolicyErrors::new(errors)) };
-    let url_lists = url_lists(&document);
+    let Some(mut document) = document else { return Err(PolicyErrors::new(errors)) };
+    let lists = document.url_lists.iter_mut();
+    let lists = lists.map(|list| (list.name.clone(), std::mem::take(&mut list.entries)));
+    let url_lists = Arc::new(UrlLists::new(lists));
     let mut rules = Vec::new();
     for rule in document.rules.iter().filter(|rule| rule.enabled) {
         rules.extend(compile_rule(rule, &url_lists, &mut errors));
@@ -30,19 +33,8 @@ pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
         return Err(PolicyErrors::new(errors));
     }
     let hash = hash(value);
-    Ok(Engine { document, hash, rules })
-}
-
-fn url_lists(document: &Document) -> BTreeMap<String, Arc<UrlList>> {
-    let lists = document.url_lists.iter().map(|document| {
-        let mut list = UrlList::default();
-        for value in &document.values {
-            // Every entry was judged when the document was read.
-            let _known = list.add(value);
-        }
-        (document.name.clone(), Arc::new(list))
-    });
-    lists.collect()
+    let indexes = Indexes::new(&rules, document.outgate.after_inspection, &url_lists);
+    Ok(Engine { document, hash, rules, indexes })
 }
 
 fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
@@ -65,7 +57,7 @@ fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
 
 fn compile_rule(
     rule: &RuleDocument,
-    url_lists: &BTreeMap<String, Arc<UrlList>>,
+    url_lists: &Arc<UrlLists>,
     errors: &mut Vec<PolicyError>,
 ) -> Option<Rule> {
     let kind = match (&rule.application_matcher, rule.tls_inspection_enabled) {

@@ -85,13 +85,14 @@ fn condition_values(condition: &Condition, facts: &Facts<'_>, values: &mut Vec<S
         Test::Matches(text, _)
         | Test::AmongLiterals(text, _)
         | Test::InRange(text, _)
-        | Test::InUrlList(text, _) => {
+        | Test::InUrlList(text, _, _) => {
             text_values(text, facts, values);
         }
         Test::AmongTexts(text, texts) => {
             text_values(text, facts, values);
             texts.iter().for_each(|text| text_values(text, facts, values));
         }
+        Test::AmongNumberLiterals(number, _) => number_values(number, facts, values),
         Test::AmongNumbers(number, numbers) => {
             number_values(number, facts, values);
             numbers.iter().for_each(|number| number_values(number, facts, values));

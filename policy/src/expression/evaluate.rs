@@ -86,11 +86,12 @@ impl<'a> Facts<'a> {
         if attribute == Attribute::Host { Ok(()) } else { self.known_client() }
     }
 
-    fn known_client(&self) -> Result<(), Failure> {
+    /// Whether it is one session, and not any.
+    pub(crate) fn known_client(&self) -> Result<(), Failure> {
         if self.sniffing == Sniffing::AnySession { Err(Failure::Unknown) } else { Ok(()) }
     }
 
-    pub(super) fn text(&self, attribute: Attribute) -> Result<&str, Failure> {
+    pub(crate) fn text(&self, attribute: Attribute) -> Result<&str, Failure> {
         self.known(attribute)?;
         let absent = || Failure::Absent(attribute.name());
         let text = match attribute {
@@ -132,7 +133,7 @@ impl<'a> Facts<'a> {
         text.ok_or_else(absent)
     }
 
-    pub(super) fn number(&self, attribute: Attribute) -> Result<i64, Failure> {
+    pub(crate) fn number(&self, attribute: Attribute) -> Result<i64, Failure> {
         self.known(attribute)?;
         match attribute {
             Attribute::SourcePort => Ok(i64::from(self.session.client_port)),
@@ -151,7 +152,7 @@ impl<'a> Facts<'a> {
         .ok_or(Failure::Absent(attribute.name()))
     }
 
-    pub(super) fn texts(&self, attribute: Attribute) -> Result<&[String], Failure> {
+    pub(crate) fn texts(&self, attribute: Attribute) -> Result<&[String], Failure> {
         self.known(attribute)?;
         match attribute {
             Attribute::CertificateDnsSans => {
@@ -170,12 +171,22 @@ impl<'a> Facts<'a> {
         Ok(attribute == Attribute::SourceMtls && self.session.certificate.is_some())
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
         self.request.as_ref().and_then(|facts| facts.request.headers.get(name))
     }
 
-    pub(super) fn identity(&self) -> &'a crate::source::Identity {
+    pub(crate) fn identity(&self) -> &'a crate::source::Identity {
         self.session.identity
+    }
+
+    /// The names of the headers.
+    pub(crate) fn header_names(&self) -> impl Iterator<Item = &'a str> {
+        self.request.iter().flat_map(|facts| facts.request.headers.names())
+    }
+
+    /// The address of the client.
+    pub(crate) fn client_ip(&self) -> IpAddr {
+        self.session.client_ip
     }
 
     fn known_identity(&self) -> Result<&'a crate::source::Identity, Failure> {
@@ -274,6 +285,9 @@ impl Condition {
                 let text = text.evaluate(frame)?;
                 among(texts.iter().map(|other| Ok(text == other.evaluate(frame)?)))
             }
+            Test::AmongNumberLiterals(number, literals) => {
+                Ok(literals.binary_search(&number.evaluate(frame)?).is_ok())
+            }
             Test::AmongNumbers(number, numbers) => {
                 let number = number.evaluate(frame)?;
                 among(numbers.iter().map(|other| Ok(number == other.evaluate(frame)?)))
@@ -292,7 +306,7 @@ impl Condition {
                 facts.known_client()?;
                 Ok(range.contains(facts.session.client_ip))
             }
-            Test::InUrlList(text, list) => Ok(list.contains(&text.evaluate(frame)?)),
+            Test::InUrlList(text, lists, list) => Ok(lists.contains(*list, &text.evaluate(frame)?)),
             Test::HasTag(tag) => Ok(facts.known_identity()?.has_tag(&tag.evaluate(frame)?)),
             Test::HasServiceAccount(account) => {
                 Ok(facts.known_identity()?.has_service_account(&account.evaluate(frame)?))

@@ -3,7 +3,7 @@
 mod call;
 mod operator;
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 
@@ -12,6 +12,7 @@ use super::program::{Condition, Mapping, Number, Quantifier, Test, Text, Time};
 use super::{Matcher, Problem, Scope};
 use crate::attribute::{self, Attribute, Kind, Row, Stages};
 use crate::engine::RuleKind;
+use crate::hash::QuickSet;
 use crate::suggestion::nearest;
 
 /// Lowers a matcher, which must be a condition.
@@ -388,7 +389,7 @@ fn quantified(macro_: &ComprehensionExpr) -> Option<(Quantifier, &IdedExpr)> {
 }
 
 /// The literals of a list, if all its texts are literals.
-fn literals(texts: Vec<Text>) -> Result<BTreeSet<Box<str>>, Vec<Text>> {
+fn literals(texts: Vec<Text>) -> Result<QuickSet<Arc<str>>, Vec<Text>> {
     if !texts.iter().all(|text| matches!(text, Text::Literal(_))) {
         return Err(texts);
     }
@@ -399,4 +400,15 @@ fn literals(texts: Vec<Text>) -> Result<BTreeSet<Box<str>>, Vec<Text>> {
             _ => None,
         })
         .collect())
+}
+
+/// The same of numbers, in order.
+fn number_literals(numbers: &[Number]) -> Option<Box<[i64]>> {
+    let literal = |number: &Number| match number {
+        Number::Literal(literal) => Some(*literal),
+        _ => None,
+    };
+    let mut literals = numbers.iter().map(literal).collect::<Option<Box<[i64]>>>()?;
+    literals.sort_unstable();
+    Some(literals)
 }

@@ -1,6 +1,5 @@
 //! The typed program that a matcher becomes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use time::{OffsetDateTime, UtcOffset};
@@ -9,7 +8,8 @@ use super::parse::Span;
 use super::regex::Regex;
 use crate::address::Cidr;
 use crate::attribute::Attribute;
-use crate::url_list::UrlList;
+use crate::hash::QuickSet;
+use crate::url_list::{ListId, UrlLists};
 
 /// What is true, or false, or fails.
 #[derive(Debug)]
@@ -50,10 +50,12 @@ pub enum Test {
     /// `a.matches('…')`
     Matches(Text, Regex),
     /// `a in ['…', …]` of literals.
-    AmongLiterals(Text, BTreeSet<Box<str>>),
+    AmongLiterals(Text, QuickSet<Arc<str>>),
     /// `a in [b, …]`
     AmongTexts(Text, Box<[Text]>),
-    /// `a in [1, …]`
+    /// `a in [1, …]` of literals, in order.
+    AmongNumberLiterals(Number, Box<[i64]>),
+    /// `a in [b, …]`
     AmongNumbers(Number, Box<[Number]>),
     /// `a in source.certificate.dnsSans`
     AmongAttribute(Text, Attribute),
@@ -66,7 +68,7 @@ pub enum Test {
     /// `inIpRange(source.ip, '…')`
     SourceInRange(Cidr),
     /// `inUrlList(a, '…')`
-    InUrlList(Text, Arc<UrlList>),
+    InUrlList(Text, Arc<UrlLists>, ListId),
     /// `source.matchTag(a)`
     HasTag(Text),
     /// `source.matchServiceAccount(a)`
@@ -118,7 +120,7 @@ pub enum Quantifier {
 #[derive(Debug)]
 pub enum Text {
     /// `'a'`
-    Literal(Box<str>),
+    Literal(Arc<str>),
     /// `host()`
     Attribute(Attribute),
     /// `request.headers['a']`

@@ -1,5 +1,7 @@
 //! Functions.
 
+use std::sync::Arc;
+
 use cel::common::ast::{CallExpr, IdedExpr};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -168,10 +170,10 @@ impl<'p> Lowering<'p, '_> {
         let text = self.literal_text(list, "the name of a URL list")?;
         let lists = self.scope.url_lists;
         let Some(found) = lists.get(short_name(text)) else {
-            let hint = did_you_mean(short_name(text), lists.keys().map(String::as_str));
+            let hint = did_you_mean(short_name(text), lists.names());
             return self.refuse(list, format!("unknown URL list `{}`{hint}", Excerpt::new(short_name(text))));
         };
-        Some(self.test(node, Test::InUrlList(value?, found.clone())))
+        Some(self.test(node, Test::InUrlList(value?, Arc::clone(lists), found)))
     }
 
     fn number_of(&mut self, node: &'p IdedExpr, name: &str, arguments: &'p [IdedExpr]) -> Option<Lowered> {

@@ -2,7 +2,7 @@
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, operators};
 
-use super::{Lowered, Lowering, header_name, literals};
+use super::{Lowered, Lowering, header_name, literals, number_literals};
 use crate::expression::program::{Arithmetic, Comparison, Condition, Number, Test, Text, Time};
 
 impl<'p> Lowering<'p, '_> {
@@ -193,9 +193,10 @@ impl<'p> Lowering<'p, '_> {
                 Ok(literals) => Test::AmongLiterals(text, literals),
                 Err(texts) => Test::AmongTexts(text, texts.into()),
             },
-            (Lowered::Number(number), Lowered::Numbers(numbers)) => {
-                Test::AmongNumbers(number, numbers.into())
-            }
+            (Lowered::Number(number), Lowered::Numbers(numbers)) => match number_literals(&numbers) {
+                Some(literals) => Test::AmongNumberLiterals(number, literals),
+                None => Test::AmongNumbers(number, numbers.into()),
+            },
             (Lowered::Text(text), Lowered::TextsAttribute(attribute)) => {
                 Test::AmongAttribute(text, attribute)
             }
