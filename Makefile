@@ -67,6 +67,10 @@ judge-leaves: ## Leaves of every kind of CA before pkilint, OpenSSL's strict rul
 test-pkcs11: ## CAs on a PKCS#11 token, where SoftHSM is installed (Debian: softhsm2)
 	$(CARGO) test --locked --package cert-service --features pkcs11 --test suite -- --nocapture token
 
+.PHONY: bench-engine
+bench-engine: ## Verdicts and compilation, natively, at 10 to 10,000 rules
+	$(CARGO) bench --locked --package outgate-policy --bench verdicts -- --warm-up-time 0.5 --measurement-time 1 $(ARGUMENTS)
+
 .PHONY: bench-mint
 bench-mint: ## Leaves per second, beside openssl speed and rcgen: target/bench/mint.json
 	$(CARGO) bench --locked --package cert-service --bench mint
