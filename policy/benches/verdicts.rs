@@ -1,6 +1,7 @@
 //! What verdicts and compilation cost natively: `make bench-engine`. Policies of N rules that name a host and a
 //! path each, asked so that the first, the last or no rule matches.
-#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
+#![allow(missing_docs, reason = "what criterion's macros write has none")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
