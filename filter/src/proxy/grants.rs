@@ -103,9 +103,9 @@ fn call(filter: &Filter, key: &GrantKey, pool: &str, host: &str) -> Option<Call>
         (":path", "/v1/grants"),
         (":authority", "cert-service"),
         ("content-type", "application/json"),
-        // Of two replicas one may just have ended: nothing was asked of it yet.
-        ("x-envoy-retry-on", "connect-failure,refused-stream,reset-before-request"),
-        ("x-envoy-max-retries", "2"),
+        // Of two replicas one may just have ended. To ask twice does no harm; calls in turn may meet the ended one again.
+        ("x-envoy-retry-on", "connect-failure,refused-stream,reset"),
+        ("x-envoy-max-retries", "5"),
     ];
     let body = json!({"pool": pool, "host": host}).to_string();
     match hostcalls::dispatch_http_call(&filter.grants_cluster, headers, Some(body.as_bytes()), vec![], LIMIT)
