@@ -67,6 +67,13 @@ judge-leaves: ## Leaves of every kind of CA before pkilint, OpenSSL's strict rul
 test-pkcs11: ## CAs on a PKCS#11 token, where SoftHSM is installed (Debian: softhsm2)
 	$(CARGO) test --locked --package cert-service --features pkcs11 --test suite -- --nocapture token
 
+.PHONY: bench
+bench: wasm envoy ## What rules cost per request, beside Envoy's own means: target/bench/envoy.json (ARGUMENTS=--quick)
+	$(CARGO) build --locked --release --package outgate-stock-filter --target $(WASM_TARGET)
+	@ln -sf $(WASM_TARGET)/release/outgate_stock_filter.wasm target/stock-filter.wasm
+	$(CARGO) build --locked --release --bin outgate --bin bench-rules
+	target/release/bench-rules $(ARGUMENTS)
+
 .PHONY: bench-engine
 bench-engine: ## Verdicts and compilation, natively, at 10 to 10,000 rules
 	$(CARGO) bench --locked --package outgate-policy --bench verdicts -- --warm-up-time 0.5 --measurement-time 1 $(ARGUMENTS)

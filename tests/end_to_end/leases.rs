@@ -38,7 +38,7 @@ async fn handshake(
 }
 
 /// Handshakes with all these names, `width` at a time; returns what went wrong.
-async fn handshakes(
+pub async fn handshakes(
     proxy: std::net::SocketAddr,
     names: Vec<String>,
     roots: &[CertificateDer<'static>],
@@ -60,7 +60,7 @@ async fn handshakes(
     workers.join_all().await.concat()
 }
 
-fn names(prefix: &str, count: usize) -> Vec<String> {
+pub fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}{number}.site.test")).collect()
 }
 

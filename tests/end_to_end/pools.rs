@@ -13,6 +13,7 @@ use outgate_tests::standalone;
 use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
+use crate::leases::{handshakes, names};
 use crate::setting::{INSPECT_ALL, Setting};
 
 /// A CONNECT and a handshake, by a client that trusts these.
@@ -126,23 +127,26 @@ async fn an_edit_of_the_configuration_changes_the_ca_under_load_and_no_handshake
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_leaf_of_a_removed_ca_is_in_use_a_second_later() {
+    const LEASES: usize = 1_000;
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (new_ca(folder.path(), "old"), new_ca(folder.path(), "new"));
     configure(folder.path(), &[("old", "active")]);
     let file = folder.path().join("pools.yaml");
     let options = Options::default().with(&["--cert-config", file.to_str().unwrap()]);
     let setting = Setting::with_options(INSPECT_ALL, options).await;
-    let proxy = setting.proxy();
-    let hosts: Vec<String> = (0..50).map(|number| format!("h{number}.site.test")).collect();
-    for host in &hosts {
-        handshake(proxy, host, std::slice::from_ref(&old)).await.unwrap();
-    }
+    let (proxy, cert_http) = (setting.proxy(), setting.outgate.cert_http);
+    let hosts = names("h", LEASES);
+    assert_eq!(handshakes(proxy, hosts.clone(), std::slice::from_ref(&old), 8).await, Vec::<String>::new());
+    assert_eq!(standalone::metric(cert_http, "cert_service_live_leases").await, LEASES as f64);
     configure(folder.path(), &[("old", "retired"), ("new", "active")]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
     let withdrawn = "cert_service_leases_withdrawn_total{reason=\"ca_removed\"}";
-    assert_eq!(standalone::metric(setting.outgate.cert_http, withdrawn).await, 50.0);
-    for host in &hosts {
-        handshake(proxy, host, std::slice::from_ref(&new)).await.unwrap();
+    while standalone::metric(cert_http, withdrawn).await < LEASES as f64 {
+        assert!(start.elapsed() < Duration::from_secs(10), "leases of the removed CA stay");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    eprintln!("{LEASES} leases were withdrawn {:?} after the edit", start.elapsed());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(handshakes(proxy, hosts, std::slice::from_ref(&new), 8).await, Vec::<String>::new());
     assert_eq!(setting.outgate.roots(), [new], "nor are clients told to trust it");
 }
