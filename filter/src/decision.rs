@@ -10,7 +10,7 @@ use crate::handshake::classify::Failure;
 use outgate_policy::{Destination, Identity};
 
 /// What a line is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Subject {
     /// A tunnel, or a connection.
     Session,
@@ -26,7 +26,7 @@ pub struct Decision<'a> {
     /// When.
     pub at: OffsetDateTime,
     /// `tunnel | inspect | http | deny | fail` for a session, `allow | deny` for a request.
-    pub verdict: &'a str,
+    pub verdict: &'static str,
     /// The stable reason.
     pub reason: &'a str,
     /// The rule that decided.

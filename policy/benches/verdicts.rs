@@ -73,7 +73,7 @@ impl World {
             identity: Identity::default(),
             client: Ipv4Addr::new(10, octet(number / 256), octet(number), 1).into(),
             path: RequestPath::parse(&format!("/p{number}/x?y=1")).unwrap(),
-            headers: Headers::of_request(&destination.host, sent.into_iter()),
+            headers: Headers::of_request(&destination.host, sent),
             destination,
         }
     }

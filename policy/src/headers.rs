@@ -1,5 +1,6 @@
 //! Request headers as rules see them.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use crate::host::HostName;
@@ -20,69 +21,96 @@ const ONE_HOP: [&str; 9] = [
 /// Prefixes of headers that only proxies may say.
 const OURS: [&str; 2] = ["x-outgate-", "x-envoy-"];
 
-/// Headers by lower-case name; repeated ones are joined with `,`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Headers(BTreeMap<String, String>);
+/// Headers by lower-case name; repeated ones are joined with `,`. They are sorted out when a rule first asks.
+#[derive(Clone, Debug, Default)]
+pub struct Headers {
+    sent: Vec<(String, Vec<u8>)>,
+    /// Whom the request is for, unless they are taken as they are.
+    host: Option<HostName>,
+    by_name: OnceCell<BTreeMap<String, String>>,
+}
 
 impl Headers {
     /// Collects `(name, value)` pairs in the order in which they were sent. Values that are not UTF-8 are read
     /// as Latin-1.
-    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
-        let mut headers = BTreeMap::<String, String>::new();
-        for (name, value) in pairs {
-            let value = std::str::from_utf8(value)
-                .map_or_else(|_| value.iter().copied().map(char::from).collect(), str::to_owned);
-            headers
-                .entry(name.to_ascii_lowercase())
-                .and_modify(|joined| {
-                    joined.push(',');
-                    joined.push_str(&value);
-                })
-                .or_insert(value);
-        }
-        Self(headers)
+    pub fn new<N: Into<String>, V: Into<Vec<u8>>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
+        let sent = pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { sent, ..Self::default() }
     }
 
     /// The headers of a request as rules see them: without those of one hop, those that `connection` names and
     /// those that only proxies may say; `host` is the normal form of the authority, without port.
-    pub fn of_request<'a>(
-        host: &'a HostName,
-        pairs: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+    pub fn of_request<N: Into<String>, V: Into<Vec<u8>>>(
+        host: &HostName,
+        pairs: impl IntoIterator<Item = (N, V)>,
     ) -> Self {
-        let named: Vec<String> = pairs
-            .clone()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
-            .flat_map(|(_, value)| value.split(|byte| *byte == b','))
-            .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
-            .collect();
-        let kept = pairs.filter(|(name, _)| {
-            let name = name.to_ascii_lowercase();
-            !ONE_HOP.contains(&name.as_str())
-                && !named.contains(&name)
-                && !OURS.iter().any(|prefix| name.starts_with(prefix))
-        });
-        Self::new(std::iter::once(("host", host.as_str().as_bytes())).chain(kept))
+        Self { host: Some(host.clone()), ..Self::new(pairs) }
+    }
+
+    fn by_name(&self) -> &BTreeMap<String, String> {
+        self.by_name.get_or_init(|| {
+            let Some(host) = &self.host else { return join(self.sent()) };
+            let named: Vec<String> = self
+                .sent()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+                .flat_map(|(_, value)| value.split(|byte| *byte == b','))
+                .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
+                .collect();
+            let kept = self.sent().filter(|(name, _)| {
+                let name = name.to_ascii_lowercase();
+                !ONE_HOP.contains(&name.as_str())
+                    && !named.contains(&name)
+                    && !OURS.iter().any(|prefix| name.starts_with(prefix))
+            });
+            join(std::iter::once(("host", host.as_str().as_bytes())).chain(kept))
+        })
+    }
+
+    fn sent(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.sent.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
     /// The value of a header; `name` is in lower case.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.by_name().get(name).map(String::as_str)
     }
 
     /// The names, in lower case.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.by_name().keys().map(String::as_str)
     }
 
     /// How many different names there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.by_name().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by_name().is_empty()
     }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.by_name() == other.by_name()
+    }
+}
+
+fn join<'a>(pairs: impl Iterator<Item = (&'a str, &'a [u8])>) -> BTreeMap<String, String> {
+    let mut headers = BTreeMap::<String, String>::new();
+    for (name, value) in pairs {
+        let value = std::str::from_utf8(value)
+            .map_or_else(|_| value.iter().copied().map(char::from).collect(), str::to_owned);
+        headers
+            .entry(name.to_ascii_lowercase())
+            .and_modify(|joined| {
+                joined.push(',');
+                joined.push_str(&value);
+            })
+            .or_insert(value);
+    }
+    headers
 }
 
 #[cfg(test)]
@@ -117,7 +145,7 @@ mod tests {
             ("te", b"trailers"),
             ("accept", b"*/*"),
         ];
-        let headers = Headers::of_request(&host, sent.into_iter());
+        let headers = Headers::of_request(&host, sent);
         assert_eq!(headers, Headers::new([("host", b"a.example".as_slice()), ("accept", b"*/*")]));
     }
 }

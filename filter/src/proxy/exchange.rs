@@ -1,16 +1,17 @@
 //! One HTTP exchange: what the explicit listener and both inner sides do alike. Reads the request,
 //! judges it, sends on what was judged or refuses, and puts our words on Envoy's own answers.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use log::{error, info};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{Action, BufferType, MapType};
+use time::OffsetDateTime;
 
 use super::filter::{Filter, identifier};
-use super::host;
+use super::{client, host};
 use crate::decision::{Decision, End, RequestFacts, Subject};
 use crate::denial::{Answer, Denial};
 use crate::handshake::classify::{Evidence, Failure, Progress, classify};
@@ -29,6 +30,10 @@ fn is_dropped(name: &str) -> bool {
 
 /// How Envoy says that its RBAC refused the address: the second belt, `outgate render` writes it.
 pub const SECOND_BELT: &str = "rbac_access_denied_matched_policy[destination_refused]";
+
+/// Envoy's own answers have a status, a length, a type and few headers more; most answers of origins have others
+/// besides, and need not be looked at.
+const MOST_HEADERS_OF_ENVOY: usize = 6;
 
 /// The header that picks Envoy's cluster.
 pub const ROUTE: &str = "x-outgate-route";
@@ -53,11 +58,11 @@ pub struct Exchange {
     /// The policy in force.
     pub filter: Rc<Filter>,
     /// The id that a refusal tells the client.
-    pub request_id: String,
-    /// Joins the lines of one tunnel.
-    pub session_id: String,
-    /// The client.
-    pub client: Option<SocketAddr>,
+    request_id: OnceCell<String>,
+    /// Joins the lines of one tunnel, if there is one around this.
+    pub session_id: Option<String>,
+    /// The client, once somebody asks.
+    client: OnceCell<Option<SocketAddr>>,
     /// Its certificate, if it was verified.
     pub certificate: Option<ClientCertificate>,
     /// Its tags and service accounts.
@@ -72,6 +77,10 @@ pub struct Exchange {
     pub ja4: Option<String>,
     /// The request.
     pub incoming: Incoming,
+    /// Its headers as rules see them, once its host is known.
+    headers: Headers,
+    /// When it came, once somebody asks.
+    now: OnceCell<OffsetDateTime>,
     /// How the request came to be readable.
     stage: RequestStage,
     judged_path: Option<String>,
@@ -127,12 +136,11 @@ pub struct Refusal {
 impl Exchange {
     /// An exchange that is about to begin.
     pub fn new(filter: Rc<Filter>, stage: RequestStage) -> Self {
-        let request_id = identifier();
         Self {
             filter,
-            session_id: request_id.clone(),
-            request_id,
-            client: None,
+            session_id: None,
+            request_id: OnceCell::new(),
+            client: OnceCell::new(),
             certificate: None,
             identity: Identity::default(),
             destination: None,
@@ -140,6 +148,8 @@ impl Exchange {
             tls_version: None,
             ja4: None,
             incoming: Incoming::default(),
+            headers: Headers::default(),
+            now: OnceCell::new(),
             stage,
             judged_path: None,
             replacement: None,
@@ -147,7 +157,42 @@ impl Exchange {
         }
     }
 
-    /// Decides a request by its path, method and headers; the session is known.
+    /// The id that a refusal tells the client.
+    pub fn request_id(&self) -> &str {
+        self.request_id.get_or_init(identifier)
+    }
+
+    /// Joins the lines of one tunnel.
+    pub fn session_id(&self) -> &str {
+        self.session_id.as_deref().unwrap_or_else(|| self.request_id())
+    }
+
+    /// The client.
+    pub fn client(&self) -> Option<SocketAddr> {
+        *self.client.get_or_init(|| client::address(&self.filter))
+    }
+
+    /// The client is known already.
+    pub fn set_client(&mut self, client: SocketAddr) {
+        self.client = OnceCell::from(Some(client));
+    }
+
+    /// The headers, as rules see those of a request to this host.
+    pub fn read_headers(&mut self, host: &HostName) -> &Headers {
+        self.headers = Headers::of_request(host, std::mem::take(&mut self.incoming.fields));
+        &self.headers
+    }
+
+    /// What the client wants to read.
+    fn accept(&self) -> Option<String> {
+        self.incoming.accept().or_else(|| self.headers.get("accept").map(str::to_owned))
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        *self.now.get_or_init(host::now)
+    }
+
+    /// Decides a request by its path, method and headers; these and the session are known.
     pub fn judge_request(&mut self, authority: &Authority) -> Action {
         let Some(destination) = self.destination.clone() else {
             return self.stop();
@@ -157,7 +202,6 @@ impl Exchange {
             Err(error) => return self.refuse(Refusal::request(error.reason(), error.to_string())),
         };
         self.judged_path = Some(path.path().to_owned());
-        let headers = self.incoming.headers(&authority.host);
         let connection = Connection {
             sni: self.server_name.as_deref(),
             tls_version: self.tls_version.as_deref(),
@@ -171,7 +215,7 @@ impl Exchange {
             method: &self.incoming.method,
             scheme: self.stage.scheme(),
             path: &path,
-            headers: &headers,
+            headers: &self.headers,
         };
         let decision = self.filter.engine.request(&session, &request, self.stage);
         match decision.verdict {
@@ -203,7 +247,10 @@ impl Exchange {
 
     /// What rules see of the session.
     pub fn session<'s>(&'s self, destination: &'s Destination) -> Session<'s> {
-        let client = self.client.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        // Nobody asks, or the exchange would have been stopped.
+        let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let client =
+            if self.filter.engine.asks_about_client() { self.client().unwrap_or(nobody) } else { nobody };
         Session {
             client_ip: client.ip(),
             client_port: client.port(),
@@ -211,26 +258,32 @@ impl Exchange {
             destination,
             certificate: self.certificate.as_ref(),
             connection: None,
-            now: host::now(),
+            now: self.now(),
         }
     }
 
     /// Logs and counts a verdict.
     pub fn record(&self, outcome: &Outcome<'_>) {
+        let rule = outcome.rule.map(|rule| self.filter.rule_name(rule));
+        let errors = self.filter.rule_names(outcome.errors);
+        self.filter.metrics.verdict(outcome.subject, outcome.verdict, rule, &errors);
+        if outcome.reason == Reason::RuleAllowed && !self.filter.logs_allowance() {
+            return;
+        }
         let request = RequestFacts {
-            id: &self.request_id,
+            id: self.request_id(),
             method: &self.incoming.method,
             path: self.judged_path.as_deref(),
         };
-        let logged = self.filter.record(&Decision {
+        let decision = Decision {
             subject: outcome.subject,
-            at: host::now(),
+            at: self.now(),
             verdict: outcome.verdict,
             reason: outcome.reason.as_str(),
-            rule: outcome.rule.map(|rule| self.filter.rule_name(rule)),
+            rule,
             detail: outcome.detail,
             failure: outcome.failure,
-            client: self.client,
+            client: self.client(),
             identity: Some(&self.identity),
             destination: self.destination.as_ref(),
             server_name: self.server_name.as_deref(),
@@ -238,12 +291,11 @@ impl Exchange {
             request: Some(request),
             policy: &self.filter.engine.document().name,
             policy_hash: self.filter.engine.hash(),
-            session_id: &self.session_id,
-            errors: self.filter.rule_names(outcome.errors),
-        });
-        if logged {
-            self.logged.set(Some(outcome.subject));
-        }
+            session_id: self.session_id(),
+            errors,
+        };
+        info!("{}", decision.line());
+        self.logged.set(Some(outcome.subject));
     }
 
     /// Answers with a refusal, and logs it.
@@ -260,9 +312,9 @@ impl Exchange {
             reason: refusal.reason,
             rule: refusal.rule.map(|rule| self.filter.rule_name(rule).to_owned()),
             detail: refusal.detail,
-            request_id: self.request_id.clone(),
+            request_id: self.request_id().to_owned(),
         };
-        let Answer { status, content_type, body } = denial.answer(self.incoming.accept().as_deref());
+        let Answer { status, content_type, body } = denial.answer(self.accept().as_deref());
         let mut headers = vec![
             ("content-type", content_type),
             ("x-outgate-reason", denial.reason.as_str()),
@@ -293,25 +345,29 @@ impl Exchange {
             destination_bytes: host::integer_property(&["response", "total_size"]).unwrap_or(0),
             duration: host::integer_property(&["request", "duration"]).unwrap_or(0),
             reason: reason.as_deref(),
-            client: self.client,
+            client: self.client(),
             destination: self.destination.as_ref(),
             destination_ip: host::address("upstream").map(|address| address.ip()),
-            request_id: &self.request_id,
-            session_id: &self.session_id,
+            request_id: self.request_id(),
+            session_id: self.session_id(),
         };
         info!("{}", end.line());
     }
 
     /// Nothing can be said for sure: nothing passes.
     pub fn stop(&self) -> Action {
-        error!("cannot route request {}; it is refused", self.request_id);
+        error!("cannot route request {}; it is refused", self.request_id());
         let _sent = hostcalls::send_http_response(500, vec![], None);
         Action::Pause
     }
 
     /// Envoy's own answer to a request that we let through gets our words.
-    pub fn on_response_headers(&mut self) {
+    pub fn on_response_headers(&mut self, count: usize) {
+        if count > MOST_HEADERS_OF_ENVOY {
+            return;
+        }
         let Some((reason, detail)) = upstream_failure() else { return };
+        self.now = OnceCell::new();
         // Certificates of origins fail for the reasons for which those of clients do.
         let failure = detail.as_deref().filter(|_| reason == Reason::UpstreamTls).and_then(|detail| {
             classify(&Evidence { reason: detail, progress: Progress::Begun, ..Evidence::default() })
@@ -325,9 +381,9 @@ impl Exchange {
             reason,
             rule: None,
             detail: reason.title().to_owned(),
-            request_id: self.request_id.clone(),
+            request_id: self.request_id().to_owned(),
         };
-        let answer = denial.answer(self.incoming.accept().as_deref());
+        let answer = denial.answer(self.accept().as_deref());
         for (name, value) in [
             (":status", answer.status.to_string().as_str()),
             ("content-type", answer.content_type),
@@ -385,12 +441,6 @@ impl Incoming {
             host::remove_request_header(&name);
         }
         incoming
-    }
-
-    /// The headers as rules see them; `host` is the authority's.
-    pub fn headers(&self, host: &HostName) -> Headers {
-        let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        Headers::of_request(host, fields)
     }
 
     /// Drops headers that say who calls, unless they come from where the policy lets them come from.

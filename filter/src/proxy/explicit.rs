@@ -39,13 +39,13 @@ impl Explicit {
 
     /// A tunnel that is about to open is judged again when the policy changes.
     fn register(&mut self, destination: &Destination) {
-        let Some(client) = self.exchange.client else { return };
+        let Some(client) = self.exchange.client() else { return };
         let tunnel = Tunnel {
             client,
             certificate: self.exchange.certificate.clone(),
             identity: self.exchange.identity.clone(),
             destination: destination.clone(),
-            session_id: self.exchange.session_id.clone(),
+            session_id: self.exchange.session_id().to_owned(),
             end: End::Connect,
         };
         self.open = Some(tunnel.register(self.context_id));
@@ -53,17 +53,20 @@ impl Explicit {
 
     fn identify(&mut self, destination: &Destination) {
         let exchange = &mut self.exchange;
-        if let Some(client) = exchange.client {
-            exchange.incoming.drop_untrusted(&exchange.filter.engine, client.ip());
-            let headers = exchange.incoming.headers(&destination.host);
-            exchange.identity = exchange.filter.engine.identify(&Client {
+        exchange.destination = Some(destination.clone());
+        if exchange.filter.engine.document().outgate.sources.is_empty() {
+            exchange.read_headers(&destination.host);
+        } else if let Some(client) = exchange.client() {
+            let filter = Rc::clone(&exchange.filter);
+            let certificate = exchange.certificate.clone();
+            exchange.incoming.drop_untrusted(&filter.engine, client.ip());
+            exchange.identity = filter.engine.identify(&Client {
                 ip: client.ip(),
                 port: client.port(),
-                certificate: exchange.certificate.as_ref(),
-                headers: Some(&headers),
+                certificate: certificate.as_ref(),
+                headers: Some(exchange.read_headers(&destination.host)),
             });
         }
-        exchange.destination = Some(destination.clone());
     }
 
     fn connect(&mut self) -> Action {
@@ -110,9 +113,9 @@ impl Explicit {
         let exchange = &self.exchange;
         exchange.expect_end();
         let filter = &exchange.filter;
-        let Some(client) = exchange.client else { return exchange.stop() };
+        let Some(client) = exchange.client() else { return exchange.stop() };
         let state = SessionState {
-            id: exchange.session_id.clone(),
+            id: exchange.session_id().to_owned(),
             policy: filter.engine.hash().to_owned(),
             client,
             tags: exchange.identity.tags().to_vec(),
@@ -199,17 +202,18 @@ impl Context for Explicit {
 
 impl HttpContext for Explicit {
     fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.exchange.client = client::address(&self.exchange.filter);
         self.exchange.certificate = client::certificate(&self.exchange.filter);
         self.exchange.incoming = Incoming::read();
-        if self.exchange.client.is_none() {
+        let connects = self.exchange.incoming.method == "CONNECT";
+        let asks = connects || self.exchange.filter.engine.asks_about_client();
+        if asks && self.exchange.client().is_none() {
             return self.exchange.stop();
         }
-        if self.exchange.incoming.method == "CONNECT" { self.connect() } else { self.request() }
+        if connects { self.connect() } else { self.request() }
     }
 
-    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.exchange.on_response_headers();
+    fn on_http_response_headers(&mut self, count: usize, _end_of_stream: bool) -> Action {
+        self.exchange.on_response_headers(count);
         Action::Continue
     }
 

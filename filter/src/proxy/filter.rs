@@ -85,12 +85,17 @@ impl Filter {
 
     /// Counts a verdict and logs it, unless it is an allowance that is left out; says whether it was logged.
     pub fn record(&self, decision: &Decision<'_>) -> bool {
-        self.metrics.verdict(decision);
-        let logged = !decision.allows() || self.allowances >= 1.0 || chance() < self.allowances;
+        self.metrics.verdict(decision.subject, decision.verdict, decision.rule, &decision.errors);
+        let logged = !decision.allows() || self.logs_allowance();
         if logged {
             info!("{}", decision.line());
         }
         logged
+    }
+
+    /// Whether the next allowance is one of those that are logged.
+    pub fn logs_allowance(&self) -> bool {
+        self.allowances >= 1.0 || (self.allowances > 0.0 && chance() < self.allowances)
     }
 
     /// A rule's name.

@@ -69,6 +69,7 @@ impl Inner {
                 ));
             }
         }
+        self.exchange.read_headers(&authority.host);
         self.exchange.judge_request(&authority)
     }
 
@@ -117,8 +118,8 @@ impl HttpContext for Inner {
         let Some(destination) = state.destination() else {
             return self.exchange.stop();
         };
-        self.exchange.session_id.clone_from(&state.id);
-        self.exchange.client = Some(state.client);
+        self.exchange.session_id = Some(state.id.clone());
+        self.exchange.set_client(state.client);
         self.exchange.identity = state.identity();
         self.exchange.certificate.clone_from(&state.certificate);
         self.exchange.destination = Some(destination.clone());
@@ -133,8 +134,8 @@ impl HttpContext for Inner {
         self.judge(&state, &destination)
     }
 
-    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.exchange.on_response_headers();
+    fn on_http_response_headers(&mut self, count: usize, _end_of_stream: bool) -> Action {
+        self.exchange.on_response_headers(count);
         Action::Continue
     }
 

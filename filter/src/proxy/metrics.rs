@@ -7,11 +7,17 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
 use super::host;
-use crate::decision::{Decision, Subject};
+use crate::decision::Subject;
+
+/// Counters by the name of a rule.
+type ByRule = HashMap<String, u32>;
 
 /// The counters of a policy, defined when they first count. Labels come from the policy alone.
 #[derive(Default)]
 pub struct Metrics {
+    /// Those of each verdict, by rule.
+    verdicts: RefCell<HashMap<(Subject, &'static str), ByRule>>,
+    /// The others, by their names.
     ids: RefCell<HashMap<String, u32>>,
     /// When the last warning about a client with too many connections was written.
     warned: Cell<u64>,
@@ -19,17 +25,23 @@ pub struct Metrics {
 
 impl Metrics {
     /// `outgate_verdicts_total{stage,verdict,rule}` and `outgate_evaluation_errors_total{rule}`
-    pub fn verdict(&self, decision: &Decision<'_>) {
-        let stage = match decision.subject {
-            Subject::Session => "session",
-            Subject::Request => "request",
-        };
-        self.count(&format!(
-            "outgate_verdicts_total.stage={stage}.verdict={}.rule={}",
-            decision.verdict,
-            label(decision.rule.unwrap_or("none")),
-        ));
-        for rule in &decision.errors {
+    pub fn verdict(&self, subject: Subject, verdict: &'static str, rule: Option<&str>, errors: &[&str]) {
+        let rule = rule.unwrap_or("none");
+        let mut verdicts = self.verdicts.borrow_mut();
+        let rules = verdicts.entry((subject, verdict)).or_default();
+        match rules.get(rule) {
+            Some(id) => increment(*id),
+            None => {
+                let stage = match subject {
+                    Subject::Session => "session",
+                    Subject::Request => "request",
+                };
+                let name =
+                    format!("outgate_verdicts_total.stage={stage}.verdict={verdict}.rule={}", label(rule));
+                rules.extend(define(&name).inspect(|id| increment(*id)).map(|id| (rule.to_owned(), id)));
+            }
+        }
+        for rule in errors {
             self.count(&format!("outgate_evaluation_errors_total.rule={}", label(rule)));
         }
     }
@@ -53,14 +65,20 @@ impl Metrics {
     fn count(&self, name: &str) {
         let known = self.ids.borrow().get(name).copied();
         let id = known.or_else(|| {
-            let id = hostcalls::define_metric(MetricType::Counter, name).ok()?;
+            let id = define(name)?;
             self.ids.borrow_mut().insert(name.to_owned(), id);
             Some(id)
         });
-        if let Some(id) = id {
-            let _counted = hostcalls::increment_metric(id, 1);
-        }
+        id.into_iter().for_each(increment);
     }
+}
+
+fn define(name: &str) -> Option<u32> {
+    hostcalls::define_metric(MetricType::Counter, name).ok()
+}
+
+fn increment(id: u32) {
+    let _counted = hostcalls::increment_metric(id, 1);
 }
 
 /// A dot would end the label.
