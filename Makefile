@@ -28,6 +28,13 @@ test-envoy-matrix: build ## The tests of failed handshakes on Envoy 1.36 to 1.39
 fuzz: ## Hostile input for what reads peers' words, for a long while (PROPTEST_CASES=N)
 	PROPTEST_CASES=$${PROPTEST_CASES:-50000} $(CARGO) test --locked --package outgate-filter fuzz
 
+.PHONY: bench
+bench: wasm envoy ## What rules cost a request, beside Envoy's own means: target/bench/envoy.json (ARGUMENTS=--quick)
+	$(CARGO) build --locked --release --package outgate-stock-filter --target $(WASM_TARGET)
+	@ln -sf $(WASM_TARGET)/release/outgate_stock_filter.wasm target/stock-filter.wasm
+	$(CARGO) build --locked --release --bin outgate --bin outgate-bench
+	target/release/outgate-bench $(ARGUMENTS)
+
 .PHONY: bench-handshake
 bench-handshake: build envoy ## What explaining a failed handshake costs, side by side
 	@$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture handshake_bench

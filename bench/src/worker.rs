@@ -1,0 +1,77 @@
+//! An Envoy with one worker, whose processor time is read from the kernel.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use outgate_tests::client;
+use outgate_tests::outgate::executable;
+use serde_json::Value;
+
+/// The folder of what was built.
+pub fn target() -> PathBuf {
+    let own = executable();
+    own.ancestors().find(|folder| folder.ends_with("target")).expect("`outgate` lies in target/").to_owned()
+}
+
+/// An Envoy with one worker; ended when it is dropped.
+pub struct Envoy {
+    process: Child,
+    /// Where the kernel accounts for the worker.
+    schedstat: PathBuf,
+}
+
+impl Envoy {
+    /// Starts one and waits until it is ready.
+    pub async fn start(configuration: &Value, admin: SocketAddr, folder: &Path) -> Self {
+        let file = folder.join("envoy.json");
+        fs::write(&file, configuration.to_string()).unwrap();
+        let log = fs::File::create(folder.join("envoy.log")).unwrap();
+        let mut process = Command::new(target().join("envoy/envoy"))
+            .arg("-c")
+            .arg(&file)
+            // As `outgate run` starts it: lines of the filter are written.
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+            .args(["--component-log-level", "wasm:info"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let said = || fs::read_to_string(folder.join("envoy.log")).unwrap_or_default();
+            assert!(process.try_wait().unwrap().is_none(), "Envoy ended:\n{}", said());
+            assert!(Instant::now() < deadline, "Envoy does not get ready:\n{}", said());
+            if client::get_status(admin, "/ready").await == Some(200) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let schedstat = worker(process.id());
+        Self { process, schedstat }
+    }
+
+    /// The worker's time on a processor so far, in nanoseconds.
+    pub fn worker_time(&self) -> u64 {
+        let text = fs::read_to_string(&self.schedstat).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _already_gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+fn worker(pid: u32) -> PathBuf {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path());
+    let is_worker = |thread: &PathBuf| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with("wrk:worker_0"))
+    };
+    threads.into_iter().find(is_worker).expect("Envoy has a worker").join("schedstat")
+}
