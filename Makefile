@@ -35,6 +35,11 @@ bench: wasm envoy ## What rules cost a request, beside Envoy's own means: target
 	$(CARGO) build --locked --release --bin outgate --bin outgate-bench
 	target/release/outgate-bench $(ARGUMENTS)
 
+.PHONY: bench-path
+bench-path: wasm envoy ## What the whole way through the proxy costs, beside Envoy without us: target/bench/path.json (ARGUMENTS=--quick)
+	$(CARGO) build --locked --release --bin outgate --bin cert-service --bin outgate-bench-path
+	target/release/outgate-bench-path $(ARGUMENTS)
+
 .PHONY: bench-handshake
 bench-handshake: build envoy ## What explaining a failed handshake costs, side by side
 	@$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture handshake_bench

@@ -11,7 +11,11 @@
 )]
 
 pub mod authorizer;
+pub mod exchange;
+pub mod floor;
 pub mod load;
+pub mod names;
+pub mod origin;
 pub mod outgate;
 pub mod peers;
 pub mod rules;

@@ -54,10 +54,14 @@ impl Envoy {
         Self { process, schedstat }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The worker's time on a processor so far, in nanoseconds.
     pub fn worker_time(&self) -> u64 {
-        let text = fs::read_to_string(&self.schedstat).unwrap();
-        text.split(' ').next().unwrap().parse().unwrap()
+        on_processor(&self.schedstat).unwrap()
     }
 }
 
@@ -68,10 +72,23 @@ impl Drop for Envoy {
     }
 }
 
+/// The time of all threads of a process on processors so far, in nanoseconds.
+pub fn process_time(pid: u32) -> u64 {
+    // A thread may end meanwhile.
+    threads(pid).filter_map(|thread| on_processor(&thread.join("schedstat"))).sum()
+}
+
+fn on_processor(schedstat: &Path) -> Option<u64> {
+    fs::read_to_string(schedstat).ok()?.split(' ').next()?.parse().ok()
+}
+
+fn threads(pid: u32) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path())
+}
+
 fn worker(pid: u32) -> PathBuf {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path());
     let is_worker = |thread: &PathBuf| {
         fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with("wrk:worker_0"))
     };
-    threads.into_iter().find(is_worker).expect("Envoy has a worker").join("schedstat")
+    threads(pid).find(is_worker).expect("Envoy has a worker").join("schedstat")
 }
