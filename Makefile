@@ -28,6 +28,18 @@ test-envoy-matrix: build ## The tests of failed handshakes on Envoy 1.36 to 1.39
 fuzz: ## Hostile input for what reads peers' words, for a long while (PROPTEST_CASES=N)
 	PROPTEST_CASES=$${PROPTEST_CASES:-50000} $(CARGO) test --locked --package outgate-filter fuzz
 
+.PHONY: bench
+bench: wasm envoy ## What rules cost a request, beside Envoy's own means: target/bench/envoy.json (ARGUMENTS=--quick)
+	$(CARGO) build --locked --release --package outgate-stock-filter --target $(WASM_TARGET)
+	@ln -sf $(WASM_TARGET)/release/outgate_stock_filter.wasm target/stock-filter.wasm
+	$(CARGO) build --locked --release --bin outgate --bin outgate-bench
+	target/release/outgate-bench $(ARGUMENTS)
+
+.PHONY: bench-path
+bench-path: wasm envoy ## What the whole way through the proxy costs, beside Envoy without us: target/bench/path.json (ARGUMENTS=--quick)
+	$(CARGO) build --locked --release --bin outgate --bin cert-service --bin outgate-bench-path
+	target/release/outgate-bench-path $(ARGUMENTS)
+
 .PHONY: bench-handshake
 bench-handshake: build envoy ## What explaining a failed handshake costs, side by side
 	@$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture handshake_bench
@@ -66,13 +78,6 @@ judge-leaves: ## Leaves of every kind of CA before pkilint, OpenSSL's strict rul
 .PHONY: test-pkcs11
 test-pkcs11: ## CAs on a PKCS#11 token, where SoftHSM is installed (Debian: softhsm2)
 	$(CARGO) test --locked --package cert-service --features pkcs11 --test suite -- --nocapture token
-
-.PHONY: bench
-bench: wasm envoy ## What rules cost per request, beside Envoy's own means: target/bench/envoy.json (ARGUMENTS=--quick)
-	$(CARGO) build --locked --release --package outgate-stock-filter --target $(WASM_TARGET)
-	@ln -sf $(WASM_TARGET)/release/outgate_stock_filter.wasm target/stock-filter.wasm
-	$(CARGO) build --locked --release --bin outgate --bin bench-rules
-	target/release/bench-rules $(ARGUMENTS)
 
 .PHONY: bench-engine
 bench-engine: ## Verdicts and compilation, natively, at 10 to 10,000 rules

@@ -1,4 +1,4 @@
-//! Measuring one Envoy worker: its processor time during slices of load, each slice beside its neighbours.
+//! Measuring one Envoy: its processor time during slices of load, each slice beside its neighbours.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -10,6 +10,14 @@
     reason = "a benchmark says that something is wrong by panicking"
 )]
 
+pub mod authorizer;
+pub mod exchange;
+pub mod floor;
 pub mod load;
+pub mod names;
+pub mod origin;
+pub mod outgate;
+pub mod peers;
+pub mod rules;
 pub mod statistics;
 pub mod worker;

@@ -1,33 +1,23 @@
 //! Kept-alive clients that ask again and again.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 /// Connections of one client, kept alive.
 pub struct Clients {
     streams: Vec<TcpStream>,
+    address: SocketAddr,
 }
 
 impl Clients {
-    /// Opens connections, from this address.
-    pub fn open(to: SocketAddr, from: IpAddr, count: usize) -> Self {
-        let open = || {
-            let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-            bind(&socket, &SocketAddr::new(from, 0)).unwrap();
-            connect(&socket, &to).unwrap();
-            let stream = TcpStream::from(socket);
-            stream.set_nodelay(true).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-            stream
-        };
-        Self { streams: (0..count).map(|_| open()).collect() }
+    /// Opens connections.
+    pub fn open(address: SocketAddr, count: usize) -> Self {
+        Self { streams: (0..count).map(|_| connect(address)).collect(), address }
     }
 
-    /// Asks on every connection at once, again and again, for this long. All must be answered with this status; how
-    /// many were.
+    /// Asks on every connection at once, again and again until this time is over, at least once. All must be answered
+    /// with this status; how many were.
     pub fn ask(&mut self, request: &[u8], status: u16, time: Duration) -> u64 {
         let deadline = Instant::now() + time;
         let mut count = 0;
@@ -44,6 +34,20 @@ impl Clients {
             }
         }
     }
+
+    /// Asks once, on a connection of its own.
+    pub fn expect(&self, request: &[u8], status: u16) {
+        let mut stream = connect(self.address);
+        stream.write_all(request).unwrap();
+        assert_eq!(answer(&mut stream), status, "{}", String::from_utf8_lossy(request));
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
 }
 
 /// Reads an answer and its body; its status.
@@ -59,11 +63,11 @@ fn answer(stream: &mut TcpStream) -> u16 {
         }
     };
     let text = std::str::from_utf8(&bytes[..head]).unwrap();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
     let body = text
         .lines()
         .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok())
         .unwrap_or(0);
-    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
     while length < head + body {
         let read = stream.read(&mut bytes[length..]).unwrap();
         assert!(read > 0, "the connection ended within a body");

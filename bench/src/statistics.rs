@@ -35,6 +35,27 @@ impl Estimate {
     }
 }
 
+/// Another order of slices in each round, the same ones in each run.
+pub struct Shuffle(u64);
+
+impl Default for Shuffle {
+    fn default() -> Self {
+        Self(0x9E37_79B9_7F4A_7C15)
+    }
+}
+
+impl Shuffle {
+    /// Fisher and Yates, with Marsaglia's xorshift.
+    pub fn apply<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            items.swap(last, (self.0 % (last as u64 + 1)) as usize);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

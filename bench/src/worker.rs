@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use outgate_tests::client::{self, Ask};
+use outgate_tests::client;
 use outgate_tests::outgate::executable;
 use serde_json::Value;
 
@@ -32,7 +32,9 @@ impl Envoy {
         let mut process = Command::new(target().join("envoy/envoy"))
             .arg("-c")
             .arg(&file)
-            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"])
+            // As `outgate run` starts it: lines of the filter are written.
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+            .args(["--component-log-level", "wasm:info"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -43,9 +45,7 @@ impl Envoy {
             let said = || fs::read_to_string(folder.join("envoy.log")).unwrap_or_default();
             assert!(process.try_wait().unwrap().is_none(), "Envoy ended:\n{}", said());
             assert!(Instant::now() < deadline, "Envoy does not get ready:\n{}", said());
-            if std::net::TcpStream::connect(admin).is_ok()
-                && client::in_the_clear(admin, Ask::get("/ready").at("admin")).await.status == 200
-            {
+            if client::get_status(admin, "/ready").await == Some(200) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -54,10 +54,14 @@ impl Envoy {
         Self { process, schedstat }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The worker's time on a processor so far, in nanoseconds.
     pub fn worker_time(&self) -> u64 {
-        let text = fs::read_to_string(&self.schedstat).unwrap();
-        text.split(' ').next().unwrap().parse().unwrap()
+        on_processor(&self.schedstat).unwrap()
     }
 }
 
@@ -68,10 +72,23 @@ impl Drop for Envoy {
     }
 }
 
+/// The time of all threads of a process on processors so far, in nanoseconds.
+pub fn process_time(pid: u32) -> u64 {
+    // A thread may end meanwhile.
+    threads(pid).filter_map(|thread| on_processor(&thread.join("schedstat"))).sum()
+}
+
+fn on_processor(schedstat: &Path) -> Option<u64> {
+    fs::read_to_string(schedstat).ok()?.split(' ').next()?.parse().ok()
+}
+
+fn threads(pid: u32) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path())
+}
+
 fn worker(pid: u32) -> PathBuf {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path());
     let is_worker = |thread: &PathBuf| {
         fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with("wrk:worker_0"))
     };
-    threads.into_iter().find(is_worker).expect("Envoy has a worker").join("schedstat")
+    threads(pid).find(is_worker).expect("Envoy has a worker").join("schedstat")
 }

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 #![cfg(target_family = "wasm")]
-#![allow(missing_docs, reason = "what the SDK's macro writes has none")]
+#![allow(missing_docs, reason = "the SDK's macro makes a public function")]
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType, LogLevel};
