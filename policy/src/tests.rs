@@ -1,5 +1,6 @@
 //! Behaviour of the engine as a whole.
 
+mod conformance;
 mod difference;
 mod errors;
 mod explain;

@@ -88,6 +88,7 @@ fn what_matchers_cannot_say_is_refused_where_it_stands() {
         ("has(foo.bar)", 0, "unknown attribute `foo.bar`"),
         ("int(true) == 1", 5, "`int` takes a text"),
         ("timestamp('x') < request.time", 11, "`x` is no time"),
+        ("timestamp('0001-01-01T00:00:00+01:00') < request.time", 11, "before the year 1"),
         ("request.time.getHours('Europe/Berlin') == 1", 23, "no time zone"),
         ("host() == 'a' ? 1 : 'b'", 1, "must be of one type"),
         ("request.method == 'GET'", 1, "known only for requests"),

@@ -106,6 +106,10 @@ impl<'p> Lowering<'p, '_> {
                 let [argument] = self.arguments(node, name, arguments)?;
                 let text = self.literal_text(argument, "what `timestamp` takes")?;
                 match OffsetDateTime::parse(text, &Rfc3339) {
+                    // CEL's times begin with the year 1, in UTC.
+                    Ok(time) if time.to_offset(UtcOffset::UTC).year() < 1 => {
+                        self.refuse(argument, "times before the year 1 are not supported in matchers")
+                    }
                     Ok(time) => Some(Lowered::Time(Time::Literal(time))),
                     Err(_) => self.refuse(
                         argument,
