@@ -3,7 +3,7 @@
 //! RE2's syntax is read here and said again in that of Rust's engine, which runs in linear time as RE2 does.
 //! What RE2 rejects is refused; so is the little that cannot be said again.
 
-mod class;
+pub mod class;
 mod translate;
 
 use regex_automata::meta;

@@ -119,7 +119,7 @@ impl Translator<'_> {
         Ok(())
     }
 
-    /// `{n}`, `{n,}` or `{n,m}`; any other `{` is a literal.
+    /// `{n}`, `{n,}` or `{n,m}`, without leading zeros; any other `{` is a literal.
     fn counted(&mut self) -> Result<Option<String>, String> {
         let Some((inside, rest)) = self.rest.split_once('}') else { return Ok(None) };
         let (least, most) = match inside.split_once(',') {
@@ -127,7 +127,12 @@ impl Translator<'_> {
             Some((least, "")) => (least, None),
             Some((least, most)) => (least, Some(most)),
         };
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let digits = |text: &str| {
+            text == "0"
+                || !text.is_empty()
+                    && !text.starts_with('0')
+                    && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
         if !digits(least) || !most.is_none_or(digits) {
             return Ok(None);
         }
