@@ -4,6 +4,7 @@ mod conformance;
 mod difference;
 mod errors;
 mod explain;
+mod expressions;
 mod hostile;
 mod matchers;
 mod oracle;

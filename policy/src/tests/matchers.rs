@@ -260,7 +260,9 @@ fn the_end_of_time_is_no_trap() {
         ..case()
     };
     for (matcher, expected) in [
-        ("source.certificate.notAfter.getHours('+14:00') > 0", "deny, failed: r1"),
+        ("source.certificate.notAfter.getHours('+14:00') == 13", "tunnel r1"),
+        ("source.certificate.notAfter.getFullYear('+14:00') == 10000", "tunnel r1"),
+        ("source.certificate.notAfter.getDayOfWeek('+14:00') == 6", "tunnel r1"),
         ("source.certificate.notAfter.getFullYear() == 9999", "tunnel r1"),
     ] {
         let engine = engine(json!([{"sessionMatcher": matcher}]), json!({}));

@@ -105,12 +105,13 @@ impl<'p> Lowering<'p, '_> {
             "timestamp" => {
                 let [argument] = self.arguments(node, name, arguments)?;
                 let text = self.literal_text(argument, "what `timestamp` takes")?;
-                match OffsetDateTime::parse(text, &Rfc3339) {
-                    // CEL's times begin with the year 1, in UTC.
-                    Ok(time) if time.to_offset(UtcOffset::UTC).year() < 1 => {
-                        self.refuse(argument, "times before the year 1 are not supported in matchers")
+                match OffsetDateTime::parse(text, &Rfc3339).map(|time| time.checked_to_offset(UtcOffset::UTC))
+                {
+                    // The range of CEL's times.
+                    Ok(Some(time)) if (1..=9999).contains(&time.year()) => {
+                        Some(Lowered::Time(Time::Literal(time)))
                     }
-                    Ok(time) => Some(Lowered::Time(Time::Literal(time))),
+                    Ok(_) => self.refuse(argument, "times are from the year 1 to the year 9999 in UTC"),
                     Err(_) => self.refuse(
                         argument,
                         format!("`{}` is no time; write it as in `2026-01-31T08:00:00Z`", Excerpt::new(text)),

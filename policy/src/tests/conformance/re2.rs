@@ -169,10 +169,10 @@ const REPETITIONS: [&str; 24] = [
     "{,3}", "{1", "{1,", "**", "*+", "+*?", "???", "{2}{3}", "{01}", "{1,a}",
 ];
 
-const OPENINGS: [&str; 26] = [
+const OPENINGS: [&str; 27] = [
     "(", "(?:", "(?i)", "(?i:", "(?s:", "(?m:", "(?s)", "(?m)", "(?U)", "(?-i)", "(?i-s:", "(?im)", "(?P<a>",
-    "(?P<b1>", "(?<c>", "(?P<é>", "(?P<>", "(?P=a)", "(?=", "(?!", "(?<=", "(?x)", "(?)", "(?-)", "(?i-)",
-    "(?ii:",
+    "(?P<b1>", "(?<c>", "(?P<é>", "(?P<①>", "(?P<>", "(?P=a)", "(?=", "(?!", "(?<=", "(?x)", "(?)", "(?-)",
+    "(?i-)", "(?ii:",
 ];
 
 const LETTERS: [&str; 40] = [
@@ -192,9 +192,12 @@ impl Patterns<'_> {
                 1..=10 => text += self.0.pick(&ATOMS),
                 11..=13 => text += &self.class(),
                 14..=18 if depth > 0 => {
-                    text += if self.0.below(3) == 0 { "(" } else { self.0.pick(&OPENINGS) };
-                    text += &self.pattern(depth - 1);
-                    text += if self.0.below(30) == 0 { "" } else { ")" };
+                    let opening = if self.0.below(3) == 0 { "(" } else { self.0.pick(&OPENINGS) };
+                    text += opening;
+                    if !opening.ends_with(')') {
+                        text += &self.pattern(depth - 1);
+                        text += if self.0.below(30) == 0 { "" } else { ")" };
+                    }
                 }
                 19 => text += "|",
                 _ => text += self.0.pick(&["a", "b", "ab"]),
@@ -228,7 +231,7 @@ impl Patterns<'_> {
 }
 
 /// Why we refuse what RE2 accepts.
-const RARE: [&str; 2] = ["needs too much memory", "there is no character U+D"];
+const RARE: [&str; 3] = ["needs too much memory", "there is no character U+D", "names are of ASCII letters"];
 
 /// A text in CEL.
 fn quoted(text: &str) -> String {
