@@ -29,8 +29,8 @@ conformance: ## The rule language beside CEL's specification, the cel crate, cel
 	$(CARGO) test --locked --package outgate-policy conformance -- --test-threads=1 --nocapture
 
 .PHONY: fuzz
-fuzz: ## Hostile input for what reads peers' words, for a long while (PROPTEST_CASES=N)
-	PROPTEST_CASES=$${PROPTEST_CASES:-50000} $(CARGO) test --locked --package outgate-filter fuzz
+fuzz: ## Random and hostile input for all that reads it, round after round (FUZZ_ROUNDS=N, FUZZ_SECONDS=N)
+	@scripts/fuzz
 
 .PHONY: bench-handshake
 bench-handshake: build envoy ## What explaining a failed handshake costs, side by side

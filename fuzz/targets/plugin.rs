@@ -1,0 +1,20 @@
+//! Plugin JSON: any bytes are a configuration or are refused; what is read is written and read again as the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use outgate_filter::configuration::PluginConfiguration;
+use outgate_fuzz::{ask, compile};
+
+fuzz_target!(|bytes: &[u8]| {
+    match PluginConfiguration::parse(bytes) {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(configuration) => {
+            let written = serde_json::to_string(&configuration).unwrap();
+            let again = PluginConfiguration::parse(written.as_bytes()).unwrap();
+            assert_eq!(serde_json::to_string(&again).unwrap(), written);
+            if let Some(engine) = compile(&configuration.policy) {
+                ask(&engine, "a");
+            }
+        }
+    }
+});
