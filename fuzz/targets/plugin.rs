@@ -1,4 +1,5 @@
-//! Plugin JSON: any bytes are a configuration or are refused; what is read is written and read again as the same.
+//! Plugin JSON: any bytes are a configuration or are refused; a policy that is written and
+//! read again is the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,9 +12,10 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(configuration) => {
             let written = serde_json::to_string(&configuration).unwrap();
             let again = PluginConfiguration::parse(written.as_bytes()).unwrap();
-            assert_eq!(serde_json::to_string(&again).unwrap(), written);
             if let Some(engine) = compile(&configuration.policy) {
                 ask(&engine, "a");
+                let again = compile(&again.policy).unwrap();
+                assert_eq!(again.hash(), engine.hash(), "{written}");
             }
         }
     }

@@ -341,7 +341,18 @@ fn log_allowances(reader: &mut Reader, item: &Item<'_>) -> f64 {
         return 1.0;
     };
     match item.value.as_f64() {
-        Some(share) if (0.0..=1.0).contains(&share) => share,
+        Some(share) if (0.0..=1.0).contains(&share) => {
+            // What is longer reads differently in the filter, whose JSON parser rounds: the policy's hash would differ.
+            let plain =
+                item.value.to_string().len() <= "0.123456789".len() && (share == 0.0 || share >= 1e-9);
+            if !plain {
+                reader.error(
+                    &item.place,
+                    format!("`{}` has too many digits; nine decimals are enough", item.value),
+                );
+            }
+            share
+        }
         Some(_) => {
             reader.error(&item.place, format!("`{}` is out of range; use 0 to 1", item.value));
             1.0

@@ -201,6 +201,24 @@ rules: `c` and `c` both have priority 1, so nobody can tell which goes first; gi
 }
 
 #[test]
+fn shares_that_two_parsers_may_read_differently_are_refused() {
+    for (share, expected) in [
+        (json!(0), None),
+        (json!(1), None),
+        (json!(0.123_456_789), None),
+        (json!(1e-9), None),
+        (json!(0.123_456_789_01), Some("too many digits")),
+        (json!(1e-10), Some("too many digits")),
+        (json!(-0.5), Some("out of range")),
+    ] {
+        let value = policy(json!([{}]), json!({"log": {"allowances": share}}));
+        let said = Engine::from_value(&value).err().map(|errors| errors.to_string());
+        assert_eq!(said.is_some(), expected.is_some(), "{share}");
+        assert!(said.unwrap_or_default().contains(expected.unwrap_or_default()), "{share}");
+    }
+}
+
+#[test]
 fn rules_that_inspect_need_a_tls_inspection_policy() {
     let rule = json!({"name": "r", "priority": 1, "basicProfile": "ALLOW", "sessionMatcher": "true", "tlsInspectionEnabled": true});
     let message = errors(&json!({"name": "p", "rules": [rule]}));
