@@ -24,9 +24,13 @@ test: build envoy ## Every test, end to end on a real Envoy
 test-envoy-matrix: build ## The tests of failed handshakes on Envoy 1.36 to 1.39
 	@scripts/test-envoy-matrix
 
+.PHONY: conformance
+conformance: ## The rule language beside CEL's specification, the cel crate, cel-go and RE2, with a summary
+	$(CARGO) test --locked --package outgate-policy conformance -- --test-threads=1 --nocapture
+
 .PHONY: fuzz
-fuzz: ## Hostile input for what reads peers' words, for a long while (PROPTEST_CASES=N)
-	PROPTEST_CASES=$${PROPTEST_CASES:-50000} $(CARGO) test --locked --package outgate-filter fuzz
+fuzz: ## Random and hostile input for all that reads it, round after round (FUZZ_ROUNDS=N, FUZZ_SECONDS=N)
+	@scripts/fuzz
 
 .PHONY: bench
 bench: wasm envoy ## What rules cost a request, beside Envoy's own means: target/bench/envoy.json (ARGUMENTS=--quick)

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The most errors that are said of one policy; nobody reads more, and each takes time to find.
+pub const MOST: usize = 100;
+
 /// One thing that is wrong with a policy.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -63,12 +66,13 @@ impl fmt::Display for MatcherError {
 
 impl std::error::Error for MatcherError {}
 
-/// Everything that is wrong with a policy; never empty.
+/// Everything that is wrong with a policy, up to a hundred errors; never empty.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PolicyErrors(Vec<PolicyError>);
 
 impl PolicyErrors {
-    pub(crate) fn new(errors: Vec<PolicyError>) -> Self {
+    pub(crate) fn new(mut errors: Vec<PolicyError>) -> Self {
+        errors.truncate(MOST);
         Self(errors)
     }
 
@@ -85,6 +89,9 @@ impl fmt::Display for PolicyErrors {
                 formatter.write_str("\n")?;
             }
             error.fmt(formatter)?;
+        }
+        if self.0.len() == MOST {
+            write!(formatter, "\nthese are the first {MOST} errors; there may be more")?;
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub use describe::describe;
 pub use evaluate::{Facts, Failure};
 pub use program::{Condition, Sniffing};
+#[cfg(test)]
+pub use regex::class;
 pub use requirement::{Field, Key, Predicate, Requirement};
 
 use crate::engine::RuleKind;

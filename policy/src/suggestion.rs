@@ -1,5 +1,8 @@
 //! "Did you mean": the nearest of the names that are known.
 
+/// The most names to compare with; more would cost time.
+const MOST: usize = 1_000;
+
 /// The known name that is nearest to what was written, if any is near.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // What is far longer than any name is no misspelling, and would cost time.
@@ -7,9 +10,12 @@ pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> O
         return None;
     }
     let written = written.to_lowercase();
-    let limit = (written.chars().count() / 3).max(1);
+    let length = written.chars().count();
+    let limit = (length / 3).max(1);
     known
         .into_iter()
+        .filter(|name| name.chars().count().abs_diff(length) <= limit)
+        .take(MOST)
         .map(|name| (distance(&written, &name.to_lowercase()), name))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)

@@ -1,8 +1,10 @@
 //! Behaviour of the engine as a whole.
 
+mod conformance;
 mod difference;
 mod errors;
 mod explain;
+mod expressions;
 mod hostile;
 mod matchers;
 mod oracle;

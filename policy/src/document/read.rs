@@ -23,7 +23,10 @@ const OUTPUT_ONLY: [&str; 3] = ["createTime", "etag", "updateTime"];
 pub fn read(value: &Value) -> (Option<Document>, Vec<PolicyError>) {
     let mut reader = Reader::default();
     let document = policy(&mut reader, &Item { value, place: String::new() });
-    (document, reader.into_errors())
+    match reader.too_long() {
+        Some(error) => (None, vec![error]),
+        None => (document, reader.into_errors()),
+    }
 }
 
 fn policy(reader: &mut Reader, item: &Item<'_>) -> Option<Document> {
@@ -95,7 +98,9 @@ fn unresolved(name: &str, list: &str, known: &[&str]) -> String {
     if known.is_empty() {
         format!("`{}` is not there: `{list}` is empty; add it", Excerpt::new(name))
     } else {
-        format!("`{}` is not in `{list}`, which has {}", Excerpt::new(name), quoted(known))
+        let (some, more) = known.split_at_checked(10).unwrap_or((known, &[]));
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        format!("`{}` is not in `{list}`, which has {}{more}", Excerpt::new(name), quoted(some))
     }
 }
 
@@ -336,7 +341,18 @@ fn log_allowances(reader: &mut Reader, item: &Item<'_>) -> f64 {
         return 1.0;
     };
     match item.value.as_f64() {
-        Some(share) if (0.0..=1.0).contains(&share) => share,
+        Some(share) if (0.0..=1.0).contains(&share) => {
+            // What is longer reads differently in the filter, whose JSON parser rounds: the policy's hash would differ.
+            let plain =
+                item.value.to_string().len() <= "0.123456789".len() && (share == 0.0 || share >= 1e-9);
+            if !plain {
+                reader.error(
+                    &item.place,
+                    format!("`{}` has too many digits; nine decimals are enough", item.value),
+                );
+            }
+            share
+        }
         Some(_) => {
             reader.error(&item.place, format!("`{}` is out of range; use 0 to 1", item.value));
             1.0

@@ -2,14 +2,18 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::PolicyError;
+use crate::error::{self, PolicyError};
 use crate::excerpt::Excerpt;
 use crate::suggestion::did_you_mean;
+
+/// The most items that a document's lists have, all together.
+const MOST_ITEMS: usize = 50_000;
 
 /// What was wrong so far.
 #[derive(Debug, Default)]
 pub struct Reader {
     errors: Vec<PolicyError>,
+    items: usize,
 }
 
 /// An object, and where it is.
@@ -52,6 +56,16 @@ impl Reader {
         self.errors
     }
 
+    /// That the lists were longer than what is read; all else that is wrong may follow from that.
+    pub fn too_long(&self) -> Option<PolicyError> {
+        (self.items > MOST_ITEMS).then(|| PolicyError::Document {
+            place: "policy".to_owned(),
+            message: format!(
+                "its lists of rules, of entries of URL lists and so on have more than {MOST_ITEMS} items in all"
+            ),
+        })
+    }
+
     /// Something is wrong.
     pub fn error(&mut self, place: impl Into<String>, message: impl Into<String>) {
         let place = place.into();
@@ -66,7 +80,7 @@ impl Reader {
             return None;
         };
         let object = Object { members, place: item.place.clone() };
-        for key in members.keys().filter(|key| !keys.contains(&key.as_str())) {
+        for key in members.keys().filter(|key| !keys.contains(&key.as_str())).take(error::MOST) {
             let hint = did_you_mean(key, keys.iter().copied());
             let hint = if hint.is_empty() { format!("; known here: {}", quoted(keys)) } else { hint };
             self.error(
@@ -156,6 +170,10 @@ impl Reader {
             self.wrong_type(&item, "a list");
             return Vec::new();
         };
+        self.items = self.items.saturating_add(values.len());
+        if self.items > MOST_ITEMS {
+            return Vec::new();
+        }
         let place = |index| format!("{}[{index}]", item.place);
         values.iter().enumerate().map(|(index, value)| Item { value, place: place(index) }).collect()
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::indexes::Indexes;
 use super::{Engine, Rule, RuleKind};
 use crate::document::{self, Document, RuleDocument};
-use crate::error::{MatcherError, PolicyError, PolicyErrors};
+use crate::error::{self, MatcherError, PolicyError, PolicyErrors};
 use crate::expression::{Expression, Matcher, Problem, Scope};
 use crate::url_list::UrlLists;
 
@@ -24,6 +24,9 @@ pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
     let url_lists = Arc::new(UrlLists::new(lists));
     let mut rules = Vec::new();
     for rule in document.rules.iter().filter(|rule| rule.enabled) {
+        if errors.len() >= error::MOST {
+            break;
+        }
         rules.extend(compile_rule(rule, &url_lists, &mut errors));
     }
     // The file's order counts among shadow rules with one priority.

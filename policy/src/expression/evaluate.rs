@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::{Duration, OffsetDateTime, UtcOffset};
 
 use super::program::{
     Arithmetic, Comparison, Condition, Mapping, Number, Quantifier, Sniffing, Substring, Test, Text, Time,
@@ -403,7 +403,8 @@ impl Text {
                 Ok(Cow::Borrowed(if condition.evaluate(frame)? { "true" } else { "false" }))
             }
             Self::OfTime(time) => {
-                let time = at(time.evaluate(frame)?, UtcOffset::UTC)?;
+                let time =
+                    time.evaluate(frame)?.checked_to_offset(UtcOffset::UTC).ok_or(Failure::Overflow)?;
                 time.format(&Rfc3339).map(Cow::Owned).map_err(|_| Failure::Overflow)
             }
             Self::If(parts) => {
@@ -453,7 +454,7 @@ impl Number {
                 size(frame.facts.request.as_ref().map_or(0, |facts| facts.request.headers.len()))
             }
             Self::SizeOfAttribute(attribute) => size(frame.facts.texts(*attribute)?.len()),
-            Self::Part(part, time, offset) => Ok(part.of(at(time.evaluate(frame)?, *offset)?)),
+            Self::Part(part, time, offset) => part.at(time.evaluate(frame)?, *offset),
             Self::If(parts) => {
                 let (condition, yes, no) = &**parts;
                 if condition.evaluate(frame)? { yes.evaluate(frame) } else { no.evaluate(frame) }
@@ -464,11 +465,6 @@ impl Number {
 
 fn size(count: usize) -> Result<i64, Failure> {
     i64::try_from(count).map_err(|_| Failure::Overflow)
-}
-
-/// The last years that a certificate can name have no later time zone.
-fn at(time: OffsetDateTime, offset: UtcOffset) -> Result<OffsetDateTime, Failure> {
-    time.checked_to_offset(offset).ok_or(Failure::Overflow)
 }
 
 impl Arithmetic {
@@ -499,6 +495,17 @@ impl Time {
 }
 
 impl TimePart {
+    fn at(self, time: OffsetDateTime, offset: UtcOffset) -> Result<i64, Failure> {
+        if let Some(time) = time.checked_to_offset(offset) {
+            return Ok(self.of(time));
+        }
+        // It is the year 10000 there, which has no `OffsetDateTime`; but 400 years earlier all is the same.
+        let earlier =
+            time.checked_sub(Duration::days(146_097)).and_then(|time| time.checked_to_offset(offset));
+        let part = self.of(earlier.ok_or(Failure::Overflow)?);
+        Ok(if self == Self::FullYear { part + 400 } else { part })
+    }
+
     fn of(self, time: OffsetDateTime) -> i64 {
         match self {
             Self::Date => i64::from(time.day()),

@@ -12,6 +12,7 @@ use super::program::{Condition, Mapping, Number, Quantifier, Test, Text, Time};
 use super::{Matcher, Problem, Scope};
 use crate::attribute::{self, Attribute, Kind, Row, Stages};
 use crate::engine::RuleKind;
+use crate::error;
 use crate::hash::QuickSet;
 use crate::suggestion::nearest;
 
@@ -73,6 +74,9 @@ impl Lowered {
 impl<'p> Lowering<'p, '_> {
     /// Says what is wrong with a node.
     fn refuse<T>(&mut self, node: &IdedExpr, message: impl Into<String>) -> Option<T> {
+        if self.problems.len() >= error::MOST {
+            return None;
+        }
         let offset = self.parsed.span(node).start;
         self.problems.push(Problem { message: message.into(), offset });
         None

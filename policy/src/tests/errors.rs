@@ -88,6 +88,8 @@ fn what_matchers_cannot_say_is_refused_where_it_stands() {
         ("has(foo.bar)", 0, "unknown attribute `foo.bar`"),
         ("int(true) == 1", 5, "`int` takes a text"),
         ("timestamp('x') < request.time", 11, "`x` is no time"),
+        ("timestamp('0001-01-01T00:00:00+01:00') < request.time", 11, "from the year 1"),
+        ("timestamp('9999-12-31T23:59:59-01:00') < request.time", 11, "to the year 9999"),
         ("request.time.getHours('Europe/Berlin') == 1", 23, "no time zone"),
         ("host() == 'a' ? 1 : 'b'", 1, "must be of one type"),
         ("request.method == 'GET'", 1, "known only for requests"),
@@ -196,6 +198,24 @@ rules[3].name: `c` is the name of rules[2] already
 tlsInspectionPolicy: `other` is not in `tlsInspectionPolicies`, which has `default`
 rules: `c` and `c` both have priority 1, so nobody can tell which goes first; give each its own"
     );
+}
+
+#[test]
+fn shares_that_two_parsers_may_read_differently_are_refused() {
+    for (share, expected) in [
+        (json!(0), None),
+        (json!(1), None),
+        (json!(0.123_456_789), None),
+        (json!(1e-9), None),
+        (json!(0.123_456_789_01), Some("too many digits")),
+        (json!(1e-10), Some("too many digits")),
+        (json!(-0.5), Some("out of range")),
+    ] {
+        let value = policy(json!([{}]), json!({"log": {"allowances": share}}));
+        let said = Engine::from_value(&value).err().map(|errors| errors.to_string());
+        assert_eq!(said.is_some(), expected.is_some(), "{share}");
+        assert!(said.unwrap_or_default().contains(expected.unwrap_or_default()), "{share}");
+    }
 }
 
 #[test]

@@ -67,6 +67,156 @@ fn hostile_matchers_end_in_errors_or_engines_soon() {
     }
 }
 
+/// What compiles a policy says, and how long it takes.
+fn compile(value: Value) -> (String, Duration) {
+    let started = Instant::now();
+    let said = on_a_small_stack(move || match Engine::from_value(&value) {
+        Ok(_) => "no error".to_owned(),
+        Err(errors) => errors.to_string(),
+    });
+    (said, started.elapsed())
+}
+
+#[test]
+fn hostile_policies_are_refused_soon_with_one_clear_error() {
+    let matcher = |text: String| policy(json!([{"sessionMatcher": text}]), json!({}));
+    let numbered = |count: usize, make: &dyn Fn(usize) -> Value| (0..count).map(make).collect::<Value>();
+    let with_list = |entries: Value| {
+        let mut policy = policy(json!([{}]), json!({}));
+        policy["urlLists"] = json!([{"name": "long", "values": entries}]);
+        policy
+    };
+    let list_of = |item: &str, count: usize| format!("host() in [{}]", vec![item; count].join(", "));
+    for (name, value, expected) in [
+        (
+            "10,000 parentheses",
+            matcher(format!("{}true{}", "(".repeat(10_000), ")".repeat(10_000))),
+            "too long",
+        ),
+        (
+            "8,000 parentheses",
+            matcher(format!("{}true{}", "(".repeat(8_000), ")".repeat(8_000))),
+            "more than 64 brackets",
+        ),
+        ("8,000 that never close", matcher("(".repeat(8_000)), "more than 64 brackets"),
+        ("a megabyte of `a`", matcher("a".repeat(1 << 20)), "too long"),
+        ("a megabyte of `||`", matcher(format!("true{}", " || true".repeat(1 << 17))), "too long"),
+        ("a megabyte of text", matcher(format!("host() == '{}'", "a".repeat(1 << 20))), "too long"),
+        ("a list of 100,000 texts", matcher(list_of("'a.example'", 100_000)), "too long"),
+        (
+            "a list of 5,000 numbers",
+            matcher(format!("1 in [{}]", vec!["1"; 5_000].join(","))),
+            "more than 5000 sub-expressions",
+        ),
+        (
+            "lists in macros",
+            matcher(format!("[{0}].exists(x, [{0}].exists(y, x == y))", "'a',".repeat(1_000))),
+            "macros make more than",
+        ),
+        ("(a{1000}){1000}", matcher("host().matches('(a{1000}){1000}')".to_owned()), "repetitions multiply"),
+        (
+            "nested repetitions",
+            matcher("host().matches('((a{10}){10}){11}')".to_owned()),
+            "repetitions multiply",
+        ),
+        ("classes of Unicode", matcher("host().matches(R'[\\pL\\pN]{1000}')".to_owned()), "too much memory"),
+        ("2,000 groups", matcher(format!("host().matches('{}')", "(".repeat(2_000))), "more than 64 groups"),
+        (
+            "a pattern of 10,000 bytes",
+            matcher(format!("host().matches('{}')", "a".repeat(10_000))),
+            "the limit is 2048",
+        ),
+        (
+            "100,000 entries",
+            with_list(numbered(100_000, &|index| json!(format!("h{index}.example")))),
+            "more than 50000 items",
+        ),
+        (
+            "100,000 lists",
+            {
+                let mut policy = policy(json!([{}]), json!({}));
+                policy["urlLists"] =
+                    numbered(100_000, &|index| json!({"name": format!("l{index}"), "values": []}));
+                policy
+            },
+            "more than 50000 items",
+        ),
+        ("100,000 rules", policy(numbered(100_000, &|_| json!({})), json!({})), "more than 50000 items"),
+        (
+            "100,000 ranges",
+            policy(json!([{}]), json!({"destinations": {"allowPrivate": vec!["10.0.0.0/8"; 100_000]}})),
+            "more than 50000 items",
+        ),
+    ] {
+        let (said, time) = compile(value);
+        assert!(said.contains(expected), "{name}: {said}");
+        assert!(said.lines().count() <= 3 && said.len() < 1_000, "{name} is one error: {said}");
+        assert!(time < Duration::from_secs(5), "{name}: {time:?}");
+        eprintln!("{name}: {time:?}");
+    }
+}
+
+#[test]
+fn what_backtracking_engines_never_end_with_takes_linear_time() {
+    let linear = [
+        "(a*)*b",
+        "(a|a)*b",
+        "(a|aa)+$",
+        "^(([a-z])+.)+[A-Z]([a-z])+$",
+        "(.*)(.*)(.*)(.*)(.*)x",
+        "(a?){64}a{64}",
+    ];
+    let header = "a".repeat(60_000).leak();
+    for pattern in linear {
+        let engine = engine(
+            json!([{"applicationMatcher": format!("request.headers['x'].matches('{pattern}')"), "tlsInspectionEnabled": true}]),
+            json!({}),
+        );
+        let started = Instant::now();
+        let case = Case { headers: vec![("x", header)], ..Case::default() };
+        case.request(&engine, RequestStage::Inspected);
+        eprintln!("{pattern}: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(5), "{pattern}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn many_errors_are_found_soon_and_the_first_hundred_said() {
+    let rules = |matcher: &str| {
+        (0..20_000).map(|index| json!({"sessionMatcher": matcher.replace('#', &index.to_string())})).collect()
+    };
+    let lists = |count: usize| {
+        (0..count)
+            .map(|index| json!({"name": format!("list{index}"), "values": ["a.example"]}))
+            .collect::<Value>()
+    };
+    let mut names = policy(rules("inUrlList(host(), 'lst#')"), json!({}));
+    names["urlLists"] = lists(10_000);
+    let mut entries = policy(json!([{}]), json!({}));
+    entries["urlLists"] = json!([{"name": "long", "values": vec!["no entry"; 20_000]}]);
+    let mut policies = policy(json!([{}]), json!({}));
+    policies["tlsInspectionPolicies"] = (0..20_000)
+        .map(|index| json!({"name": format!("p{index}"), "caPool": "main", "trustConfig": "absent"}))
+        .collect();
+    for (name, value) in [
+        ("syntax", policy(rules("host( == '#'"), json!({}))),
+        ("names of lists", names),
+        ("names of policies", policies),
+        ("entries", entries),
+        ("keys", {
+            let mut policy = policy(json!([{}]), json!({}));
+            policy["outgate"] = (0..20_000).map(|index| (format!("key{index}"), json!(1))).collect();
+            policy
+        }),
+    ] {
+        let (said, time) = compile(value);
+        assert!(said.ends_with("these are the first 100 errors; there may be more"), "{name}: {said}");
+        assert!(said.len() < 50_000, "{name}: {} bytes", said.len());
+        assert!(time < Duration::from_secs(5), "{name}: {time:?}");
+        eprintln!("{name}: {time:?}");
+    }
+}
+
 #[test]
 fn hostile_documents_end_in_errors() {
     for text in [

@@ -1,6 +1,7 @@
 //! What matchers mean.
 
 use super::*;
+use crate::attribute;
 use time::macros::datetime;
 
 fn certificate() -> ClientCertificate {
@@ -59,7 +60,7 @@ fn check(table: &[(&str, &str)]) {
 
 #[test]
 fn attributes_have_the_values_of_the_table() {
-    check(&[
+    let table = [
         ("source.ip == '10.1.2.3'", "true"),
         ("source.port == 4711", "true"),
         ("destination.port == 8443", "true"),
@@ -93,7 +94,21 @@ fn attributes_have_the_values_of_the_table() {
         ("request.headers.cookie == 'é'", "true"),
         ("request.headers['absent'] == ''", "error"),
         ("request.time.getHours() == 23", "true"),
-    ]);
+    ];
+    check(&table);
+    for row in &attribute::TABLE {
+        assert!(
+            table.iter().any(|(matcher, _)| matcher.contains(row.name)),
+            "no value of `{}` is tested",
+            row.name
+        );
+    }
+}
+
+#[test]
+fn the_scheme_is_that_of_the_connection() {
+    let engine = engine(json!([{"applicationMatcher": "request.scheme == 'http'"}]), json!({}));
+    assert_eq!(case().request(&engine, RequestStage::Clear), "allow r1");
 }
 
 #[test]
@@ -260,7 +275,9 @@ fn the_end_of_time_is_no_trap() {
         ..case()
     };
     for (matcher, expected) in [
-        ("source.certificate.notAfter.getHours('+14:00') > 0", "deny, failed: r1"),
+        ("source.certificate.notAfter.getHours('+14:00') == 13", "tunnel r1"),
+        ("source.certificate.notAfter.getFullYear('+14:00') == 10000", "tunnel r1"),
+        ("source.certificate.notAfter.getDayOfWeek('+14:00') == 6", "tunnel r1"),
         ("source.certificate.notAfter.getFullYear() == 9999", "tunnel r1"),
     ] {
         let engine = engine(json!([{"sessionMatcher": matcher}]), json!({}));

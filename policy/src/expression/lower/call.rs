@@ -105,8 +105,13 @@ impl<'p> Lowering<'p, '_> {
             "timestamp" => {
                 let [argument] = self.arguments(node, name, arguments)?;
                 let text = self.literal_text(argument, "what `timestamp` takes")?;
-                match OffsetDateTime::parse(text, &Rfc3339) {
-                    Ok(time) => Some(Lowered::Time(Time::Literal(time))),
+                match OffsetDateTime::parse(text, &Rfc3339).map(|time| time.checked_to_offset(UtcOffset::UTC))
+                {
+                    // The range of CEL's times.
+                    Ok(Some(time)) if (1..=9999).contains(&time.year()) => {
+                        Some(Lowered::Time(Time::Literal(time)))
+                    }
+                    Ok(_) => self.refuse(argument, "times are from the year 1 to the year 9999 in UTC"),
                     Err(_) => self.refuse(
                         argument,
                         format!("`{}` is no time; write it as in `2026-01-31T08:00:00Z`", Excerpt::new(text)),

@@ -158,7 +158,10 @@ pub fn character(rest: &mut &str) -> Result<char, String> {
         'r' => Ok('\r'),
         't' => Ok('\t'),
         'v' => Ok('\x0b'),
-        'x' => hexadecimal(rest).ok_or_else(unknown),
+        'x' => {
+            let code = hexadecimal(rest).ok_or_else(unknown)?;
+            char::from_u32(code).ok_or_else(|| format!("there is no character U+{code:04X}"))
+        }
         '0'..='7' => octal(first, rest).ok_or_else(unknown),
         _ if first.is_ascii() && !first.is_ascii_alphanumeric() => Ok(first),
         _ => Err(unknown()),
@@ -180,7 +183,7 @@ fn octal(first: char, rest: &mut &str) -> Option<char> {
 }
 
 /// Two digits, or any number of them in braces.
-fn hexadecimal(rest: &mut &str) -> Option<char> {
+fn hexadecimal(rest: &mut &str) -> Option<u32> {
     let digits = match rest.strip_prefix('{') {
         Some(inside) => {
             let (digits, after) = inside.split_once('}')?;
@@ -194,16 +197,16 @@ fn hexadecimal(rest: &mut &str) -> Option<char> {
         }
     };
     let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if plain { u32::from_str_radix(digits, 16).ok().and_then(char::from_u32) } else { None }
+    if plain { u32::from_str_radix(digits, 16).ok() } else { None }
 }
 
-const CATEGORIES: [&str; 34] = [
+pub const CATEGORIES: [&str; 34] = [
     "Cc", "Cf", "Co", "L", "Ll", "Lm", "Lo", "Lt", "Lu", "M", "Mc", "Me", "Mn", "N", "Nd", "Nl", "No", "P",
     "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "S", "Sc", "Sk", "Sm", "So", "Z", "Zl", "Zp", "Zs",
 ];
 
 /// RE2's, in order.
-const SCRIPTS: [&str; 163] = [
+pub const SCRIPTS: [&str; 163] = [
     "Adlam",
     "Ahom",
     "Anatolian_Hieroglyphs",

@@ -4,33 +4,68 @@ use super::class;
 
 /// How deep groups may nest.
 const DEEPEST: usize = 64;
-/// The most that a counted repetition may count.
+/// The most that counted repetitions may count, multiplied along their nesting.
 const MOST: u32 = 1_000;
 
 /// Translates a pattern, or says why RE2 rejects it.
 pub fn translate(pattern: &str) -> Result<String, String> {
-    let mut translator = Translator { rest: pattern, output: String::new(), groups: 0, last: Last::Nothing };
+    let mut translator = Translator {
+        rest: pattern,
+        output: String::new(),
+        flags: String::new(),
+        groups: Vec::new(),
+        repetitions: 1,
+        last: Last::Nothing,
+    };
     while let Some(character) = translator.next() {
         translator.step(character)?;
     }
-    if translator.groups > 0 {
+    if !translator.groups.is_empty() {
         return Err("a `(` is never closed".to_owned());
     }
     Ok(translator.output)
 }
 
 /// What a repetition would repeat.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Last {
     Nothing,
-    Atom,
-    Repetition,
+    Item(Item),
+}
+
+#[derive(Clone, Copy)]
+struct Item {
+    /// Where it begins in the output.
+    start: usize,
+    /// Its counted repetitions, multiplied along their nesting.
+    repetitions: u32,
+    repeated: Repeated,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Repeated {
+    Not,
+    Just,
+    /// But something without a meaning of its own follows, so that it may be repeated again.
+    Before,
+}
+
+/// A group that is open.
+struct Group {
+    /// Where it begins in the output.
+    start: usize,
+    /// The most repetitions of any item before it, in the group around it.
+    repetitions: u32,
 }
 
 struct Translator<'p> {
     rest: &'p str,
     output: String,
-    groups: usize,
+    /// Flags that hold from here on. They wait, because what repeats the last item may follow them.
+    flags: String,
+    groups: Vec<Group>,
+    /// The most repetitions of any item of the innermost group so far.
+    repetitions: u32,
     last: Last,
 }
 
@@ -67,14 +102,29 @@ impl Translator<'_> {
         }
     }
 
+    /// Nothing repeats the last item any more.
+    fn write_flags(&mut self) {
+        self.output.push_str(&std::mem::take(&mut self.flags));
+    }
+
     fn atom(&mut self, text: &str) {
+        self.write_flags();
+        let item = Item { start: self.output.len(), repetitions: 1, repeated: Repeated::Not };
         self.output.push_str(text);
-        self.last = Last::Atom;
+        self.last = Last::Item(item);
     }
 
     fn literal(&mut self, character: char) {
-        push_literal(&mut self.output, character);
-        self.last = Last::Atom;
+        let mut text = String::new();
+        push_literal(&mut text, character);
+        self.atom(&text);
+    }
+
+    /// Something without a meaning of its own.
+    fn nothing(&mut self) {
+        if let Last::Item(item @ Item { repeated: Repeated::Just, .. }) = &mut self.last {
+            item.repeated = Repeated::Before;
+        }
     }
 
     fn step(&mut self, character: char) -> Result<(), String> {
@@ -83,21 +133,26 @@ impl Translator<'_> {
             '$' => self.atom("$"),
             '.' => self.atom("."),
             '|' => {
+                self.write_flags();
                 self.output.push('|');
                 self.last = Last::Nothing;
             }
             '(' => self.open()?,
             ')' => {
-                self.groups = self.groups.checked_sub(1).ok_or("a `)` closes nothing")?;
-                self.atom(")");
+                let group = self.groups.pop().ok_or("a `)` closes nothing")?;
+                self.write_flags();
+                self.output.push(')');
+                let repetitions = self.repetitions;
+                self.repetitions = repetitions.max(group.repetitions);
+                self.last = Last::Item(Item { start: group.start, repetitions, repeated: Repeated::Not });
             }
             '[' => {
                 let class = class::bracketed(&mut self.rest)?;
                 self.atom(&class);
             }
-            '*' | '+' | '?' => self.repeat(&character.to_string())?,
+            '*' | '+' | '?' => self.repeat(&character.to_string(), 1)?,
             '{' => match self.counted()? {
-                Some(count) => self.repeat(&count)?,
+                Some((operator, count)) => self.repeat(&operator, count)?,
                 None => self.literal('{'),
             },
             '\\' => self.escape()?,
@@ -106,28 +161,45 @@ impl Translator<'_> {
         Ok(())
     }
 
-    fn repeat(&mut self, operator: &str) -> Result<(), String> {
-        match self.last {
-            Last::Nothing => return Err(format!("there is nothing to repeat before `{operator}`")),
-            Last::Repetition => return Err("something is repeated twice; use a group".to_owned()),
-            Last::Atom => {}
+    fn repeat(&mut self, operator: &str, count: u32) -> Result<(), String> {
+        let Last::Item(mut item) = self.last else {
+            return Err(format!("there is nothing to repeat before `{operator}`"));
+        };
+        match item.repeated {
+            Repeated::Not => {}
+            Repeated::Just => return Err("something is repeated twice; use a group".to_owned()),
+            Repeated::Before => {
+                self.output.insert_str(item.start, "(?:");
+                self.output.push(')');
+            }
         }
+        item.repetitions = item.repetitions.saturating_mul(count.max(1));
+        if item.repetitions > MOST {
+            return Err(format!("repetitions multiply to more than {MOST}"));
+        }
+        self.repetitions = self.repetitions.max(item.repetitions);
         self.output.push_str(operator);
         // What is matched first makes no difference to whether there is a match.
         self.take("?");
-        self.last = Last::Repetition;
+        self.last = Last::Item(Item { repeated: Repeated::Just, ..item });
         Ok(())
     }
 
-    /// `{n}`, `{n,}` or `{n,m}`; any other `{` is a literal.
-    fn counted(&mut self) -> Result<Option<String>, String> {
+    /// `{n}`, `{n,}` or `{n,m}`, without leading zeros; any other `{` is a literal. Also how often it repeats at most, or
+    /// at least where it has no end.
+    fn counted(&mut self) -> Result<Option<(String, u32)>, String> {
         let Some((inside, rest)) = self.rest.split_once('}') else { return Ok(None) };
         let (least, most) = match inside.split_once(',') {
             None => (inside, Some(inside)),
             Some((least, "")) => (least, None),
             Some((least, most)) => (least, Some(most)),
         };
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let digits = |text: &str| {
+            text == "0"
+                || !text.is_empty()
+                    && !text.starts_with('0')
+                    && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
         if !digits(least) || !most.is_none_or(digits) {
             return Ok(None);
         }
@@ -137,13 +209,13 @@ impl Translator<'_> {
         };
         let least = number(least)?;
         let count = match most {
-            None => format!("{{{least},}}"),
+            None => (format!("{{{least},}}"), least),
             Some(most) => {
                 let most = number(most)?;
                 if most < least {
                     return Err(format!("`{{{inside}}}` ends before it begins"));
                 }
-                format!("{{{least},{most}}}")
+                (format!("{{{least},{most}}}"), most)
             }
         };
         self.rest = rest;
@@ -151,14 +223,8 @@ impl Translator<'_> {
     }
 
     fn open(&mut self) -> Result<(), String> {
-        self.groups += 1;
-        if self.groups > DEEPEST {
-            return Err(format!("more than {DEEPEST} groups inside each other"));
-        }
-        self.last = Last::Nothing;
         if !self.take("?") {
-            self.output.push_str("(?:");
-            return Ok(());
+            return self.open_group("(?:");
         }
         if self.take("P<")
             || (self.rest.starts_with('<')
@@ -167,16 +233,28 @@ impl Translator<'_> {
                 && self.take("<"))
         {
             let (name, rest) = self.rest.split_once('>').ok_or("the name of a group is never closed")?;
-            if name.is_empty()
-                || !name.chars().all(|character| character.is_alphanumeric() || character == '_')
-            {
-                return Err(format!("`{name}` is no name of a group"));
+            let known = |character: char| character.is_ascii_alphanumeric() || character == '_';
+            if name.is_empty() || !name.chars().all(known) {
+                return Err(format!(
+                    "`{name}` is no name of a group; names are of ASCII letters, digits and `_`"
+                ));
             }
             self.rest = rest;
-            self.output.push_str("(?:");
-            return Ok(());
+            return self.open_group("(?:");
         }
         self.flags()
+    }
+
+    fn open_group(&mut self, opening: &str) -> Result<(), String> {
+        if self.groups.len() >= DEEPEST {
+            return Err(format!("more than {DEEPEST} groups inside each other"));
+        }
+        self.write_flags();
+        self.groups.push(Group { start: self.output.len(), repetitions: self.repetitions });
+        self.output.push_str(opening);
+        self.repetitions = 1;
+        self.last = Last::Nothing;
+        Ok(())
     }
 
     /// `(?i)`, `(?i-s:`
@@ -201,13 +279,14 @@ impl Translator<'_> {
                 }
                 Some(end @ (')' | ':')) if named => {
                     let separator = if off.is_empty() { "" } else { "-" };
-                    if end == ')' {
-                        self.groups -= 1;
-                        if on.is_empty() && off.is_empty() {
-                            return Ok(());
-                        }
+                    let flags = format!("(?{on}{separator}{off}{end}");
+                    if end == ':' {
+                        return self.open_group(&flags);
                     }
-                    self.output.push_str(&format!("(?{on}{separator}{off}{end}"));
+                    if flags != "(?)" {
+                        self.flags.push_str(&flags);
+                    }
+                    self.nothing();
                     return Ok(());
                 }
                 Some(flag @ ('=' | '!' | '>' | '#' | '<' | 'P')) => {
@@ -226,6 +305,7 @@ impl Translator<'_> {
                 self.literal(character);
             }
             self.rest = rest;
+            self.nothing();
             return Ok(());
         }
         // Words, and what is at their ends, are ASCII.

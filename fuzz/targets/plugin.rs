@@ -1,0 +1,22 @@
+//! Plugin JSON: any bytes are a configuration or are refused; a policy that is written and
+//! read again is the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use outgate_filter::configuration::PluginConfiguration;
+use outgate_fuzz::{ask, compile};
+
+fuzz_target!(|bytes: &[u8]| {
+    match PluginConfiguration::parse(bytes) {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(configuration) => {
+            let written = serde_json::to_string(&configuration).unwrap();
+            let again = PluginConfiguration::parse(written.as_bytes()).unwrap();
+            if let Some(engine) = compile(&configuration.policy) {
+                ask(&engine, "a");
+                let again = compile(&again.policy).unwrap();
+                assert_eq!(again.hash(), engine.hash(), "{written}");
+            }
+        }
+    }
+});
