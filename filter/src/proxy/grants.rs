@@ -103,9 +103,10 @@ fn call(filter: &Filter, key: &GrantKey, pool: &str, host: &str) -> Option<Call>
         (":path", "/v1/grants"),
         (":authority", "cert-service"),
         ("content-type", "application/json"),
-        // Of two replicas one may just have ended: nothing was asked of it yet.
-        ("x-envoy-retry-on", "connect-failure,refused-stream,reset-before-request"),
-        ("x-envoy-max-retries", "2"),
+        // Of two replicas one may just have ended. To ask twice does no harm, so whatever it had begun is asked of the
+        // other; a few times, because the dead one may be chosen again until Envoy leaves it out.
+        ("x-envoy-retry-on", "connect-failure,refused-stream,reset"),
+        ("x-envoy-max-retries", "5"),
     ];
     let body = json!({"pool": pool, "host": host}).to_string();
     match hostcalls::dispatch_http_call(&filter.grants_cluster, headers, Some(body.as_bytes()), vec![], LIMIT)
