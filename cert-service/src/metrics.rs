@@ -89,7 +89,7 @@ impl DenialReason {
 #[derive(Default)]
 pub struct Metrics {
     mints: RwLock<BTreeMap<CaId, Arc<Mints>>>,
-    mint_nanoseconds: Counter,
+    mint_seconds: Histogram,
     reloads_ok: Counter,
     reloads_failed: Counter,
     last_reload_failed: AtomicBool,
@@ -140,6 +140,39 @@ impl Counter {
     }
 }
 
+/// Upper bounds of the time that a mint takes: a P-256 CA needs 60 µs, RSA and tokens milliseconds.
+const MINT_TIMES: [Duration; 10] = [
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
+
+/// How often something took how long.
+#[derive(Default)]
+struct Histogram {
+    /// What took no longer than each of [`MINT_TIMES`], but longer than the one before.
+    within: [Counter; MINT_TIMES.len()],
+    /// What took longer than all of them.
+    beyond: Counter,
+    nanoseconds: Counter,
+}
+
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let buckets = MINT_TIMES.iter().zip(&self.within);
+        let bucket = buckets.into_iter().find(|(bound, _)| took <= **bound).map(|(_, bucket)| bucket);
+        bucket.unwrap_or(&self.beyond).increment();
+        self.nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
 /// What is known elsewhere and shown with the counters.
 pub struct Gauges<'a> {
     /// The pools in force.
@@ -161,7 +194,7 @@ impl Metrics {
     pub fn mint(&self, ca: &str, succeeded: bool, took: Duration) {
         let mints = self.mints_of(&CaId::new(ca));
         if succeeded { &mints.ok } else { &mints.failed }.increment();
-        self.mint_nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        self.mint_seconds.observe(took);
     }
 
     fn mints_of(&self, ca: &CaId) -> Arc<Mints> {
@@ -210,11 +243,8 @@ impl Metrics {
             page.sample("mints_total", &[("ca", ca.as_str()), ("result", "ok")], mints.ok.get());
             page.sample("mints_total", &[("ca", ca.as_str()), ("result", "error")], mints.failed.get());
         }
-        page.family("mint_seconds", "summary", "Time spent minting.");
-        let mints: u64 = mints.values().map(|mints| mints.ok.get().saturating_add(mints.failed.get())).sum();
-        let seconds = Duration::from_nanos(self.mint_nanoseconds.get()).as_secs_f64();
-        page.sample("mint_seconds_sum", &[], seconds);
-        page.sample("mint_seconds_count", &[], mints);
+        page.family("mint_seconds", "histogram", "Time that a mint took, key generation included.");
+        page.histogram("mint_seconds", &self.mint_seconds);
         page.family("grants_total", "counter", "Requests for a grant, by result.");
         for (result, counter) in GrantResult::ALL.iter().zip(&self.grants) {
             page.sample("grants_total", &[("result", result.as_str())], counter.get());
@@ -320,9 +350,51 @@ impl Page {
         let _ = writeln!(self.0, "# HELP cert_service_{name} {help}\n# TYPE cert_service_{name} {kind}");
     }
 
+    fn histogram(&mut self, name: &str, histogram: &Histogram) {
+        let bucket = format!("{name}_bucket");
+        let mut count = 0;
+        for (bound, within) in MINT_TIMES.iter().zip(&histogram.within) {
+            count += within.get();
+            self.sample(&bucket, &[("le", &bound.as_secs_f64().to_string())], count);
+        }
+        count += histogram.beyond.get();
+        self.sample(&bucket, &[("le", "+Inf")], count);
+        let seconds = Duration::from_nanos(histogram.nanoseconds.get()).as_secs_f64();
+        self.sample(&format!("{name}_sum"), &[], seconds);
+        self.sample(&format!("{name}_count"), &[], count);
+    }
+
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = writeln!(self.0, "cert_service_{name}{labels} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_what_took_no_longer_than_each_bound() {
+        let histogram = Histogram::default();
+        for microseconds in [50, 60, 3_000, 2_000_000] {
+            histogram.observe(Duration::from_micros(microseconds));
+        }
+        let mut page = Page::default();
+        page.histogram("mint_seconds", &histogram);
+        for (sample, value) in [
+            ("bucket{le=\"0.00005\"}", "1"),
+            ("bucket{le=\"0.0001\"}", "2"),
+            ("bucket{le=\"0.0025\"}", "2"),
+            ("bucket{le=\"0.01\"}", "3"),
+            ("bucket{le=\"1\"}", "3"),
+            ("bucket{le=\"+Inf\"}", "4"),
+            ("sum", "2.00311"),
+            ("count", "4"),
+        ] {
+            let name = format!("cert_service_mint_seconds_{sample} ");
+            assert_eq!(page.0.lines().find_map(|line| line.strip_prefix(&name)), Some(value), "{sample}");
+        }
     }
 }

@@ -150,7 +150,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let for_envoys = http::filter_routes(service.clone())
             .merge(xds::routes(service.clone(), stopping.subscribe()))
-            .merge(health::routes(service.clone()));
+            .merge(health::routes(service.clone(), stopping.subscribe()));
         let private = for_envoys.clone().merge(http::operator_routes(service.clone()));
         let public = http::public_routes(service.clone());
         let places = Arc::new(Semaphore::new(PUBLIC_CONNECTIONS));

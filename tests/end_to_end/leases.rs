@@ -1,6 +1,5 @@
 //! Certificates on a real Envoy over time: more names than fit, other CAs, orders, restarts, a service that is slow.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,7 +30,7 @@ async fn handshake(
 ) -> Result<CertificateDer<'static>, String> {
     let stream = client::connect(proxy, &format!("{host}:443"))
         .await
-        .map_err(|reply| format!("CONNECT {host}: {}", reply.status))?;
+        .map_err(|reply| format!("CONNECT {host}: {} {}", reply.status, reply.body))?;
     let stream =
         Tls::new(host, roots.to_vec()).handshake(stream).await.map_err(|error| format!("{host}: {error}"))?;
     Ok(client::peer(&stream))
@@ -363,41 +362,57 @@ async fn a_silent_cert_service_fails_a_handshake_in_two_seconds_and_a_slow_one_d
     assert!(is_ours(&issuer(&slow.await.unwrap().unwrap())));
 }
 
+/// Two cert-services that share the CA and the policy.
+struct Replicas {
+    folder: TempDir,
+    both: [CertService; 2],
+}
+
+impl Replicas {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, policy) = (folder.path().join("state"), folder.path().join("policy.yaml"));
+        std::fs::write(&policy, INSPECT_ALL).unwrap();
+        let arguments = ["--allowlist", policy.to_str().unwrap()];
+        let first = CertService::start(&state, &folder.path().join("one"), &arguments).await;
+        let second = CertService::start(&state, &folder.path().join("two"), &arguments).await;
+        Self { folder, both: [first, second] }
+    }
+
+    /// An Envoy whose cluster lists both.
+    async fn envoy(&self) -> Envoy {
+        let sockets = ["one", "two"].map(|name| self.folder.path().join(name));
+        Envoy::start(EnvoyOptions {
+            policy: INSPECT_ALL,
+            sockets: &[&sockets[0], &sockets[1]],
+            arguments: &["--resolve", "*:443:127.0.0.1:9"],
+            replace: &[],
+        })
+        .await
+    }
+
+    fn roots(&self) -> Vec<CertificateDer<'static>> {
+        standalone::roots(&self.folder.path().join("state"))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_replicas_dies_under_load_and_no_handshake_is_lost() {
-    let folder = tempfile::tempdir().unwrap();
-    let state = folder.path().join("state");
-    let policy = folder.path().join("policy.yaml");
-    std::fs::write(&policy, INSPECT_ALL).unwrap();
-    let sockets = ["one", "two"].map(|name| folder.path().join(name));
-    let arguments = ["--allowlist", policy.to_str().unwrap()];
-    // They share the CA and the policy.
-    let first = CertService::start(&state, &sockets[0], &arguments).await;
-    let second = CertService::start(&state, &sockets[1], &arguments).await;
-    let envoy = Envoy::start(EnvoyOptions {
-        policy: INSPECT_ALL,
-        sockets: &[&sockets[0], &sockets[1]],
-        arguments: &["--resolve", "*:443:127.0.0.1:9"],
-        replace: &[],
-    })
-    .await;
-    let (proxy, roots) = (envoy.proxy, standalone::roots(&state));
-    // Longer than the filter takes to learn that grants do not count here.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let replicas = Replicas::start().await;
+    let (envoy, roots) = (replicas.envoy().await, replicas.roots());
+    let proxy = envoy.proxy;
     assert_eq!(handshakes(proxy, names("known", 100), &roots, 8).await, Vec::<String>::new());
-    let mut serving = BTreeMap::new();
-    for replica in [first, second] {
-        serving.insert(standalone::metric(replica.http, "cert_service_streams").await as u64, replica);
+    let [mut serving, mut other] = replicas.both;
+    if standalone::metric(serving.http, "cert_service_streams").await == 0.0 {
+        std::mem::swap(&mut serving, &mut other);
     }
-    let (serving, other) = (serving.remove(&1).unwrap(), serving.remove(&0).unwrap());
-    let load = tokio::spawn({
-        let roots = roots.clone();
+    let load = tokio::spawn(async move {
         let hosts: Vec<String> = names("fresh", 1500)
             .into_iter()
             .zip(names("known", 100).into_iter().cycle())
             .flat_map(|(fresh, known)| [fresh, known])
             .collect();
-        async move { handshakes(proxy, hosts, &roots, 4).await }
+        handshakes(proxy, hosts, &roots, 4).await
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!load.is_finished());
@@ -405,4 +420,22 @@ async fn one_of_two_replicas_dies_under_load_and_no_handshake_is_lost() {
     assert_eq!(load.await.unwrap(), Vec::<String>::new());
     // What the first one had handed out proved itself to the second one.
     assert!(standalone::metric(other.http, "cert_service_leases_kept_total").await > 100.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_that_a_replica_had_begun_when_it_died_are_given_by_the_other() {
+    let replicas = Replicas::start().await;
+    // Neither answers, so the filter does not know yet that grants do not count here: it asks both for some.
+    for replica in &replicas.both {
+        replica.signal(Signal::STOP);
+    }
+    let (envoy, roots) = (replicas.envoy().await, replicas.roots());
+    let proxy = envoy.proxy;
+    let load = tokio::spawn(async move { handshakes(proxy, names("h", 8), &roots, 8).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!load.is_finished());
+    let [dies, lives] = replicas.both;
+    dies.kill();
+    lives.signal(Signal::CONT);
+    assert_eq!(load.await.unwrap(), Vec::<String>::new());
 }

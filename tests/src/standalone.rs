@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tempfile::TempDir;
@@ -41,6 +42,12 @@ impl CertService {
             .unwrap();
         wait_for(http, "/readyz").await;
         Self { process, http }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Ends it at once, as a crash would.
@@ -183,7 +190,7 @@ fn with_replicas(configuration: &str, sockets: &[&Path]) -> String {
     let one = endpoint(sockets[0]);
     assert!(configuration.contains(&one), "the template's endpoint of cert-service is {one}");
     let all: Vec<String> = sockets.iter().map(|socket| endpoint(socket)).collect();
-    let ejection = "  - name: cert-service\n    outlier_detection: {consecutive_5xx: 1, consecutive_gateway_failure: 1, enforcing_consecutive_gateway_failure: 100, interval: 0.5s, base_ejection_time: 5s, max_ejection_percent: 50}\n";
+    let ejection = "  - name: cert-service\n    outlier_detection: {consecutive_5xx: 1, consecutive_gateway_failure: 1, enforcing_consecutive_gateway_failure: 100, interval: 0.5s, base_ejection_time: 5s, max_ejection_percent: 100}\n";
     configuration.replace(&one, &all.join(", ")).replace("  - name: cert-service\n", ejection)
 }
 

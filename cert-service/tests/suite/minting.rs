@@ -1,11 +1,17 @@
 //! Leaves, judged by those who must accept them.
 
-use std::collections::HashSet;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use cert_service::ca::Ca;
 use cert_service::leaf::{self, Leaf};
+use cert_service::xds::DELTA_ADS;
+use cert_service::xds::messages::Secret;
 use outgate_policy::HostName;
+use proptest::prelude::{Strategy, any, prop_oneof};
+use proptest::test_runner::{Config, TestRunner};
+use prost::Message as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Version};
@@ -14,6 +20,7 @@ use crate::authorities::{
     Authority, COMMON_NAME, Key, ORGANISATION, ORGANISATIONAL_UNIT, Recipe, active_directory, common_name,
     days, name,
 };
+use crate::envoy::{Running, parts};
 use crate::support::{Directory, directory_of, openssl};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -171,24 +178,30 @@ fn the_judges_are_no_pushovers() {
     }
 }
 
-/// Firefox refuses two certificates of one issuer with the same serial number (`SEC_ERROR_REUSED_ISSUER_AND_SERIAL`):
-/// for one name or many, after a restart, of replicas that mint at the same time.
+/// Firefox refuses a second certificate of one issuer and serial (`SEC_ERROR_REUSED_ISSUER_AND_SERIAL`). A service that
+/// starts anew, or another replica, knows nothing of what was minted, and may be asked for the same names at once.
 #[test]
-fn serials_never_repeat() {
-    const LEAVES: usize = 2_000;
+fn no_serial_repeats_over_names_restarts_and_replicas() {
     let directory = Directory::new();
-    let state = directory.path("state");
-    let replicas = [(); 4].map(|()| Ca::development(&state, now()).unwrap());
-    let mint_all = |ca: &Ca| -> Vec<String> {
-        let names = ["a.example", "b.example"].iter().cycle().take(LEAVES);
-        names.map(|name| mint(ca, name).serial.to_hex()).collect()
-    };
-    let serials: Vec<String> = std::thread::scope(|scope| {
-        let minting = replicas.each_ref().map(|ca| scope.spawn(|| mint_all(ca)));
-        minting.into_iter().flat_map(|serials| serials.join().unwrap()).collect()
-    });
-    assert!(replicas.iter().all(|ca| ca.id() == replicas[0].id()), "they have one issuer");
-    assert_eq!(serials.iter().collect::<HashSet<_>>().len(), replicas.len() * LEAVES);
+    let mut serials = HashMap::new();
+    for _restart in 0..3 {
+        let minted: Vec<(Vec<u8>, Leaf)> = std::thread::scope(|scope| {
+            let replica = || {
+                let ca = Ca::development(&directory.path("state"), now()).unwrap();
+                let names = ["a.example", "b.example"].iter().cycle().take(200);
+                names.map(|name| (ca.subject().to_vec(), mint(&ca, name))).collect::<Vec<_>>()
+            };
+            let replicas: Vec<_> = (0..3).map(|_| scope.spawn(replica)).collect();
+            replicas.into_iter().flat_map(|replica| replica.join().unwrap()).collect()
+        });
+        for (issuer, leaf) in minted {
+            let before = serials.insert((issuer, leaf.serial.to_hex()), leaf.der);
+            assert!(before.is_none(), "issuer and serial of two certificates are the same");
+        }
+    }
+    assert_eq!(serials.len(), 3 * 3 * 200);
+    let issuers: HashSet<&Vec<u8>> = serials.keys().map(|(issuer, _)| issuer).collect();
+    assert_eq!(issuers.len(), 1, "it is one CA all the while");
 }
 
 #[test]
@@ -241,11 +254,9 @@ fn names_are_minted_rightly_or_refused() {
     }
 }
 
-#[test]
-fn nothing_panics_on_hostile_names() {
-    let directory = Directory::new();
-    let ca = Ca::development(&directory.path("state"), now()).unwrap();
-    let pieces = [
+/// Names from what parsers of names have tripped over.
+fn hostile_name() -> impl Strategy<Value = String> {
+    let piece = proptest::sample::select(vec![
         "a",
         "Z",
         "9",
@@ -278,26 +289,94 @@ fn nothing_panics_on_hostile_names() {
         "\u{10ffff}",
         "😀",
         "ẞ",
-    ];
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut minted = 0;
-    for _ in 0..20_000 {
-        let mut name = String::new();
-        for _ in 0..(1 + state % 12) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            name.push_str(pieces[(state % pieces.len() as u64) as usize]);
+        ".example",
+    ]);
+    let likely = proptest::sample::select(vec!["a", "Z", "9", "-", "_", "ü", "ß", "xn--bcher-kva", "b.c"]);
+    let parts = |part, most| proptest::collection::vec(part, 1..most).prop_map(|parts| parts.concat());
+    prop_oneof![parts(piece.boxed(), 8), parts(likely.boxed(), 4)]
+}
+
+/// Another spelling of the same host, mostly.
+fn respelt(name: &str, way: u8) -> String {
+    match way {
+        0 => name.to_owned(),
+        1 => name.to_uppercase(),
+        2 => format!("{name}."),
+        _ => format!("a{name}"),
+    }
+}
+
+#[test]
+fn what_is_granted_is_minted_exactly_and_nothing_else_is() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let directory = Directory::new();
+    let running = runtime.block_on(Running::start(&directory, &[]));
+    let granted = proptest::collection::vec(hostile_name(), 1..4);
+    // What Envoy asks for: other names, and up to three spellings of those that are granted.
+    let asked = proptest::collection::vec((hostile_name(), any::<bool>(), any::<usize>(), 0..4_u8), 1..4);
+    let configuration = Config { cases: 300, failure_persistence: None, ..Config::default() };
+    let minted = Cell::new(0);
+    TestRunner::new(configuration)
+        .run(&(granted, asked), |(granted, asked)| {
+            let asked = asked.iter().map(|(other, fresh, which, way)| {
+                if *fresh { other.clone() } else { respelt(&granted[which % granted.len()], *way) }
+            });
+            // Alone it is every resource there is, not a name.
+            let asked: BTreeSet<String> = asked.filter(|name| name != "*").collect();
+            minted.set(minted.get() + runtime.block_on(exchange(&running, &granted, &asked)));
+            Ok(())
+        })
+        .unwrap();
+    assert!(minted.get() > 50, "only {} names were good", minted.get());
+    runtime.block_on(running.stop());
+}
+
+/// Grants names, has Envoy ask for others, and holds each answer against what was granted; returns how many leaves came.
+async fn exchange(running: &Running, granted: &[String], asked: &BTreeSet<String>) -> usize {
+    running.post("/v1/withdrawals", r#"{"all": true}"#).await;
+    let mut hosts = BTreeSet::new();
+    for name in granted {
+        let host = HostName::parse(name).ok();
+        let expected = if host.is_some() { 200 } else { 400 };
+        assert_eq!(running.grant("main", name).await.0, expected, "{name:?}");
+        hosts.extend(host.map(|host| host.as_str().to_owned()));
+    }
+    let mut envoy = running.envoy(DELTA_ADS).await;
+    envoy.subscribe(&asked.iter().map(String::as_str).collect::<Vec<_>>());
+    let (mut left, mut minted) = (asked.clone(), 0);
+    while !left.is_empty() {
+        let answer = envoy.next().await;
+        let wanted = |name: &str| HostName::parse(name).ok().filter(|host| hosts.contains(host.as_str()));
+        for name in &answer.removed_resources {
+            assert!(left.remove(name) && wanted(name).is_none(), "{name:?} was refused, of {granted:?}");
         }
-        let Ok(host) = HostName::parse(&name) else { continue };
-        assert!(host.as_str().is_ascii() && !host.as_str().contains('*'), "{name:?}");
-        if minted < 500 {
+        for resource in &answer.resources {
+            let name = &resource.name;
+            let host = wanted(name).filter(|_| left.remove(name));
+            let host = host.unwrap_or_else(|| panic!("{name:?} was minted, of {granted:?}"));
+            let secret = Secret::decode(resource.resource.as_ref().unwrap().value.as_slice()).unwrap();
+            assert_eq!(secret.name, *name);
+            assert_eq!(only_name(&parts(&secret).0), host.as_str(), "{name:?}");
             minted += 1;
-            let leaf = leaf::mint(&ca, &host, DAY, now()).unwrap();
-            assert!(X509Certificate::from_der(&leaf.der).unwrap().0.is_empty(), "{name:?}");
         }
     }
-    assert!(minted > 50, "only {minted} names were good");
+    minted
+}
+
+/// The only name that the first certificate is for, as [`HostName`] writes it.
+fn only_name(chain: &str) -> String {
+    let blocks = cert_service::pem::decode(chain.as_bytes()).unwrap();
+    let (rest, certificate) = X509Certificate::from_der(&blocks[0].der).unwrap();
+    assert!(rest.is_empty() && certificate.subject().iter().next().is_none());
+    let names = certificate.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
+    match names.as_slice() {
+        [GeneralName::DNSName(name)] => (*name).to_owned(),
+        [GeneralName::IPAddress(octets)] => match <[u8; 4]>::try_from(*octets) {
+            Ok(four) => std::net::Ipv4Addr::from(four).to_string(),
+            Err(_) => format!("[{}]", std::net::Ipv6Addr::from(<[u8; 16]>::try_from(*octets).unwrap())),
+        },
+        _ => panic!("{names:?}"),
+    }
 }
 
 fn judge(case: &str, ca: &Ca, leaf: &Leaf, name: &str) {

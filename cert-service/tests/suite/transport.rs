@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cert_service::health::{CHECK, HealthCheckRequest, HealthCheckResponse, NOT_SERVING, SERVING};
+use cert_service::health::{
+    CHECK, HealthCheckRequest, HealthCheckResponse, NOT_SERVING, SERVICE_UNKNOWN, SERVING, WATCH,
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::{http1, http2};
@@ -164,7 +167,7 @@ async fn health_over_grpc_says_what_readyz_says() {
     let files = files(&directory);
     let (running, address) = files.start(&directory).await;
     let envoy = files.clients.client("envoy.example");
-    let check = async |service: &str| {
+    let ask = async |method: &str, service: &str| {
         let stream = files.connect(address, Some(&envoy)).await.unwrap();
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -172,22 +175,37 @@ async fn health_over_grpc_says_what_readyz_says() {
         let message = HealthCheckRequest { service: service.to_owned() }.encode_to_vec();
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();
         let body = [&[0][..], &length, &message].concat();
-        let request = hyper::Request::post(format!("https://localhost{CHECK}"))
+        let request = hyper::Request::post(format!("https://localhost{method}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(Full::new(Bytes::from(body)))
             .unwrap();
-        let response = sender.send_request(request).await.unwrap();
+        sender.send_request(request).await.unwrap()
+    };
+    let status = |message: &[u8]| HealthCheckResponse::decode(&message[5..]).unwrap().status;
+    let check = async |service: &str| {
+        let response = ask(CHECK, service).await;
         let early = response.headers().get("grpc-status").map(|code| code.to_str().unwrap().to_owned());
         let body = response.into_body().collect().await.unwrap().to_bytes();
-        let status = body.get(5..).map(|message| HealthCheckResponse::decode(message).unwrap().status);
-        (early, status)
+        (early, (!body.is_empty()).then(|| status(&body)))
     };
+    let next = async |watch: &mut hyper::body::Incoming| {
+        let frame = tokio::time::timeout(Duration::from_secs(10), watch.frame()).await.unwrap()?;
+        frame.unwrap().into_data().ok().map(|message| status(&message))
+    };
+    let mut watch = ask(WATCH, "").await.into_body();
+    assert_eq!(next(&mut watch).await, Some(SERVING));
+    let mut unknown = ask(WATCH, "nobody").await.into_body();
+    assert_eq!(next(&mut unknown).await, Some(SERVICE_UNKNOWN));
     assert_eq!(check("").await, (None, Some(SERVING)));
     assert_eq!(check("nobody").await, (Some("5".to_owned()), None), "NOT_FOUND, as the protocol demands");
     running.service.set_socket_serves(false);
     assert_eq!(running.get("/readyz").await.0, 503);
     let ads = "envoy.service.discovery.v3.AggregatedDiscoveryService";
     assert_eq!(check(ads).await, (None, Some(NOT_SERVING)));
+    assert_eq!(next(&mut watch).await, Some(NOT_SERVING), "who watches is told");
+    running.service.set_socket_serves(true);
+    assert_eq!(next(&mut watch).await, Some(SERVING));
     running.stop().await;
+    assert_eq!(next(&mut watch).await, None, "the end");
 }

@@ -103,7 +103,8 @@ fn call(filter: &Filter, key: &GrantKey, pool: &str, host: &str) -> Option<Call>
         (":path", "/v1/grants"),
         (":authority", "cert-service"),
         ("content-type", "application/json"),
-        // Of two replicas one may just have ended. To ask twice does no harm; calls in turn may meet the ended one again.
+        // Of two replicas one may just have ended. To ask twice does no harm, so whatever it had begun is asked of the
+        // other; a few times, because the dead one may be chosen again until Envoy leaves it out.
         ("x-envoy-retry-on", "connect-failure,refused-stream,reset"),
         ("x-envoy-max-retries", "5"),
     ];

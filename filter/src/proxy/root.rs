@@ -26,6 +26,10 @@ use crate::handshake::state::StateRoot;
 const RECHECKS: u32 = 20;
 const RECHECK: Duration = Duration::from_millis(100);
 
+/// How many of them pass between two questions for cert-service's instance: [`grants::INSTANCE_PERIOD`], also while
+/// tunnels are judged.
+const RECHECKS_PER_INSTANCE: u32 = 10;
+
 /// A root context that finds out what it is when it is configured.
 pub fn new(context_id: u32) -> Box<dyn RootContext> {
     match host::property(&["plugin_root_id"]).as_deref() {
@@ -124,10 +128,12 @@ impl RootContext for PolicyRoot {
         let Some(filter) = &self.filter else { return };
         unresolved::ask(filter);
         if matches!(self.place, Some(Place::Explicit)) {
+            let asks_now = self.rechecks.is_multiple_of(RECHECKS_PER_INSTANCE);
             if self.rechecks > 0 {
                 self.rechecks -= 1;
                 open_tunnels::recheck(filter);
-            } else if filter.inspects() {
+            }
+            if asks_now && filter.inspects() {
                 grants::ask_instance(filter);
             }
         }
