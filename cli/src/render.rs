@@ -174,7 +174,7 @@ impl Rendering {
                 },
             }],
         });
-        Ok(serde_json::to_string_pretty(&response)?)
+        Ok(response.to_string())
     }
 
     /// The file of a root's filter configuration.
@@ -195,7 +195,7 @@ impl Rendering {
             client_certificates: self.tls.is_some(),
             log: Log { allowances: self.allowances },
         };
-        Ok(serde_json::to_string_pretty(&configuration)?)
+        Ok(rule_by_rule(&configuration)?)
     }
 
     /// Every listener of ours.
@@ -402,6 +402,17 @@ impl Rendering {
             }},
         })
     }
+}
+
+/// JSON with a line for each rule: Envoy keeps dozens of copies, so there is no other white space.
+fn rule_by_rule(configuration: &PluginConfiguration) -> Result<String, serde_json::Error> {
+    let mut value = serde_json::to_value(configuration)?;
+    let Some(Value::Array(rules)) = value.pointer_mut("/policy/rules").map(Value::take) else {
+        return serde_json::to_string(configuration);
+    };
+    let lines = rules.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?.join(",\n");
+    // No other key is called so, and quotes within texts are escaped.
+    Ok(value.to_string().replacen("\"rules\":null", &format!("\"rules\":[\n{lines}\n]"), 1))
 }
 
 fn plugin(root_id: &str, vm_id: &str, wasm: &Path, configuration: &Value) -> Value {
