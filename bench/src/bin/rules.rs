@@ -40,7 +40,7 @@ const MOST_REGEXES: usize = 1_000;
 #[derive(Parser)]
 #[command(name = "outgate-bench")]
 struct Arguments {
-    /// Fewer sizes and slices: two minutes, wider intervals
+    /// Fewer sizes and slices, hence wider intervals
     #[arg(long)]
     quick: bool,
     /// Only these scenarios
