@@ -12,7 +12,6 @@
     reason = "a benchmark may fail by panicking"
 )]
 
-use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use outgate_tests::certificates::{Authority, Identity};
 use outgate_tests::client::{self, Ask, Tls};
+use outgate_tests::name_server::NameServer;
 use outgate_tests::outgate::free_address;
 use outgate_tests::standalone::{self, CertService, Envoy, EnvoyOptions};
 use rustls_pki_types::CertificateDer;
@@ -56,13 +56,8 @@ async fn main() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let socket = folder.path().join("socket");
-    let last = LEVELS[LEVELS.len() - 1] + LEVELS.len() * REPEATS * OPERATIONS;
-    let hosts = folder.path().join("hosts");
-    let lines: String = (0..last).fold(String::new(), |mut lines, number| {
-        let _ = writeln!(lines, "127.0.0.1 {}", name(number));
-        lines
-    });
-    fs::write(&hosts, lines).unwrap();
+    // Addresses that last: nobody asks for them again while the others are measured.
+    let names = NameServer::start("*.bench.test. 86400 A 127.0.0.1").await;
     let dns = free_address().to_string();
     let service = CertService::start(
         &state,
@@ -70,8 +65,8 @@ async fn main() {
         &[
             "--dns-listen",
             &dns,
-            "--hosts",
-            hosts.to_str().unwrap(),
+            "--dns-upstream",
+            &names.address.to_string(),
             "--allow-private",
             "127.0.0.0/8",
             "--max-leases",
@@ -198,7 +193,7 @@ async fn measure(bench: &Arc<Bench>, clock: impl Fn() -> Times, names: Vec<usize
     [each(after.envoy, before.envoy), each(after.service, before.service)]
 }
 
-/// The share of a core that both use without any operation: Envoy asks for the addresses of its names again and again.
+/// The share of a core that both use without any operation.
 async fn idle(clock: impl Fn() -> Times) -> [f64; 2] {
     let (before, start) = (clock(), Instant::now());
     tokio::time::sleep(Duration::from_secs(8)).await;
