@@ -166,9 +166,8 @@ struct Histogram {
 
 impl Histogram {
     fn observe(&self, took: Duration) {
-        let buckets = MINT_TIMES.iter().zip(&self.within);
-        let bucket = buckets.into_iter().find(|(bound, _)| took <= **bound).map(|(_, bucket)| bucket);
-        bucket.unwrap_or(&self.beyond).increment();
+        let within = MINT_TIMES.iter().zip(&self.within).find(|(bound, _)| took <= **bound);
+        within.map_or(&self.beyond, |(_, bucket)| bucket).increment();
         self.nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 }

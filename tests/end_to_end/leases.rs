@@ -253,7 +253,7 @@ async fn a_removed_ca_is_gone_within_a_second_and_names_come_back_with_the_other
     let proxy = inside.envoy.proxy;
     let new = inside.another_ca("new");
     let (old, only_new) = (inside.service.ca().unwrap(), [root_of(&new)]);
-    let hosts = names("h", 300);
+    let hosts = names("h", 1000);
     assert_eq!(handshakes(proxy, hosts.clone(), &[root_of(&old)], 8).await, Vec::<String>::new());
     let old_id = CaId::new(old.id());
     inside.service.set_ca(new);

@@ -33,7 +33,8 @@ enum Over {
 }
 
 impl NameServer {
-    /// Each line is a name (`*.test.` for all in it), a TTL, and a type with its value: `a.test. 60 A 192.0.2.1`; or a name and what
+    /// Each line is a name, or `*.` and what names end in, a TTL, and a type with its value:
+    /// `a.test. 60 A 192.0.2.1`; or a name and what
     /// happens to questions for it: `silent` (for one type, `silent AAAA`), `truncated`, `old` (refuses EDNS),
     /// `forged` (a wrong answer comes first), `code N`, `partial` (aliases are not followed).
     pub async fn start(zone: &str) -> NameServer {
@@ -174,13 +175,16 @@ impl Zone {
     }
 
     fn records(&self, owner: &Name) -> impl Iterator<Item = Record> {
-        let covers =
-            move |name: &Name| name == owner || (name.is_wildcard() && name.base_name() == owner.base_name());
-        self.lines().filter(move |line| line.len() == 4 && covers(&Name::from_ascii(line[0]).unwrap())).map(
-            |line| {
-                let data = RData::try_from_str(line[2].parse().unwrap(), line[3]).unwrap();
-                Record::from_rdata(owner.clone(), line[1].parse().unwrap(), data)
-            },
-        )
+        let names = |line: &[&str]| match line[0].strip_prefix("*.") {
+            Some(parent) => {
+                let parent = Name::from_ascii(parent).unwrap();
+                parent.zone_of(owner) && parent != *owner
+            }
+            None => Name::from_ascii(line[0]).unwrap() == *owner,
+        };
+        self.lines().filter(move |line| line.len() == 4 && names(line)).map(|line| {
+            let data = RData::try_from_str(line[2].parse().unwrap(), line[3]).unwrap();
+            Record::from_rdata(owner.clone(), line[1].parse().unwrap(), data)
+        })
     }
 }
