@@ -68,10 +68,15 @@ pub struct RequestFacts<'a> {
     pub path: Option<&'a str>,
 }
 
+/// Whether traffic goes on after this verdict.
+pub fn allows(verdict: &str) -> bool {
+    !matches!(verdict, "deny" | "fail")
+}
+
 impl Decision<'_> {
     /// Whether traffic goes on.
     pub fn allows(&self) -> bool {
-        !matches!(self.verdict, "deny" | "fail")
+        allows(self.verdict)
     }
 
     /// The line, without its newline.

@@ -1,16 +1,17 @@
 //! One HTTP exchange: what the explicit listener and both inner sides do alike. Reads the request,
 //! judges it, sends on what was judged or refuses, and puts our words on Envoy's own answers.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use log::{error, info};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{Action, BufferType, MapType};
+use time::OffsetDateTime;
 
 use super::filter::{Filter, identifier};
-use super::host;
+use super::{client, host};
 use crate::decision::{Decision, End, RequestFacts, Subject};
 use crate::denial::{Answer, Denial};
 use crate::handshake::classify::{Evidence, Failure, Progress, classify};
@@ -56,8 +57,8 @@ pub struct Exchange {
     pub request_id: String,
     /// Joins the lines of one tunnel.
     pub session_id: String,
-    /// The client.
-    pub client: Option<SocketAddr>,
+    /// The client, once somebody wants to know; it may be known from its session.
+    pub known_client: OnceCell<Option<SocketAddr>>,
     /// Its certificate, if it was verified.
     pub certificate: Option<ClientCertificate>,
     /// Its tags and service accounts.
@@ -132,7 +133,7 @@ impl Exchange {
             filter,
             session_id: request_id.clone(),
             request_id,
-            client: None,
+            known_client: OnceCell::new(),
             certificate: None,
             identity: Identity::default(),
             destination: None,
@@ -145,6 +146,11 @@ impl Exchange {
             replacement: None,
             logged: Cell::new(None),
         }
+    }
+
+    /// The client; asks Envoy if the session did not tell.
+    pub fn client(&self) -> Option<SocketAddr> {
+        *self.known_client.get_or_init(|| client::address(&self.filter))
     }
 
     /// Decides a request by its path, method and headers; the session is known.
@@ -203,7 +209,9 @@ impl Exchange {
 
     /// What rules see of the session.
     pub fn session<'s>(&'s self, destination: &'s Destination) -> Session<'s> {
-        let client = self.client.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        let client =
+            if self.filter.asks_client { self.client() } else { self.known_client.get().copied().flatten() };
+        let client = client.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
         Session {
             client_ip: client.ip(),
             client_port: client.port(),
@@ -222,15 +230,19 @@ impl Exchange {
             method: &self.incoming.method,
             path: self.judged_path.as_deref(),
         };
-        let logged = self.filter.record(&Decision {
+        let logged = self.filter.logs(outcome.verdict);
+        // What the line alone tells is asked for the line alone.
+        let (at, client) =
+            if logged { (host::now(), self.client()) } else { (OffsetDateTime::UNIX_EPOCH, None) };
+        let decision = Decision {
             subject: outcome.subject,
-            at: host::now(),
+            at,
             verdict: outcome.verdict,
             reason: outcome.reason.as_str(),
             rule: outcome.rule.map(|rule| self.filter.rule_name(rule)),
             detail: outcome.detail,
             failure: outcome.failure,
-            client: self.client,
+            client,
             identity: Some(&self.identity),
             destination: self.destination.as_ref(),
             server_name: self.server_name.as_deref(),
@@ -240,7 +252,8 @@ impl Exchange {
             policy_hash: self.filter.engine.hash(),
             session_id: &self.session_id,
             errors: self.filter.rule_names(outcome.errors),
-        });
+        };
+        self.filter.record(&decision, logged);
         if logged {
             self.logged.set(Some(outcome.subject));
         }
@@ -293,7 +306,7 @@ impl Exchange {
             destination_bytes: host::integer_property(&["response", "total_size"]).unwrap_or(0),
             duration: host::integer_property(&["request", "duration"]).unwrap_or(0),
             reason: reason.as_deref(),
-            client: self.client,
+            client: self.client(),
             destination: self.destination.as_ref(),
             destination_ip: host::address("upstream").map(|address| address.ip()),
             request_id: &self.request_id,

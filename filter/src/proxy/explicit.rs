@@ -39,7 +39,7 @@ impl Explicit {
 
     /// A tunnel that is about to open is judged again when the policy changes.
     fn register(&mut self, destination: &Destination) {
-        let Some(client) = self.exchange.client else { return };
+        let Some(client) = self.exchange.client() else { return };
         let tunnel = Tunnel {
             client,
             certificate: self.exchange.certificate.clone(),
@@ -53,7 +53,7 @@ impl Explicit {
 
     fn identify(&mut self, destination: &Destination) {
         let exchange = &mut self.exchange;
-        if let Some(client) = exchange.client {
+        if let Some(client) = exchange.filter.asks_client.then(|| exchange.client()).flatten() {
             exchange.incoming.drop_untrusted(&exchange.filter.engine, client.ip());
             let headers = exchange.incoming.headers(&destination.host);
             exchange.identity = exchange.filter.engine.identify(&Client {
@@ -110,7 +110,7 @@ impl Explicit {
         let exchange = &self.exchange;
         exchange.expect_end();
         let filter = &exchange.filter;
-        let Some(client) = exchange.client else { return exchange.stop() };
+        let Some(client) = exchange.client() else { return exchange.stop() };
         let state = SessionState {
             id: exchange.session_id.clone(),
             policy: filter.engine.hash().to_owned(),
@@ -199,13 +199,14 @@ impl Context for Explicit {
 
 impl HttpContext for Explicit {
     fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.exchange.client = client::address(&self.exchange.filter);
         self.exchange.certificate = client::certificate(&self.exchange.filter);
         self.exchange.incoming = Incoming::read();
-        if self.exchange.client.is_none() {
+        let connects = self.exchange.incoming.method == "CONNECT";
+        // A session is its client's; a request may go by what it says of itself.
+        if (connects || self.exchange.filter.asks_client) && self.exchange.client().is_none() {
             return self.exchange.stop();
         }
-        if self.exchange.incoming.method == "CONNECT" { self.connect() } else { self.request() }
+        if connects { self.connect() } else { self.request() }
     }
 
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::host;
 use super::metrics::Metrics;
 use crate::configuration::{ConfigurationError, Limits, PluginConfiguration};
-use crate::decision::Decision;
+use crate::decision::{Decision, allows};
 use crate::routing::Routing;
 use outgate_policy::{Engine, PolicyErrors, RuleId, RuleKind};
 
@@ -36,6 +36,8 @@ pub struct Filter {
     pub limits: Limits,
     /// Whether certificates of clients count.
     pub client_certificates: bool,
+    /// Whether a verdict may depend on who calls.
+    pub asks_client: bool,
     /// Counters.
     pub metrics: Metrics,
     allowances: f64,
@@ -63,8 +65,10 @@ impl Filter {
             return Ok(filter);
         }
         let configuration = PluginConfiguration::parse(text)?;
+        let engine = Engine::from_value(&configuration.policy)?;
         let filter = Rc::new(Self {
-            engine: Engine::from_value(&configuration.policy)?,
+            asks_client: asks_client(&engine),
+            engine,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
             since: host::now_milliseconds(),
@@ -83,14 +87,17 @@ impl Filter {
         self.engine.rules().iter().any(|rule| rule.kind == RuleKind::Inspecting)
     }
 
-    /// Counts a verdict and logs it, unless it is an allowance that is left out; says whether it was logged.
-    pub fn record(&self, decision: &Decision<'_>) -> bool {
+    /// Whether this verdict gets a line: denials always do, allowances as often as the configuration says.
+    pub fn logs(&self, verdict: &str) -> bool {
+        !allows(verdict) || self.allowances >= 1.0 || self.allowances > 0.0 && chance() < self.allowances
+    }
+
+    /// Counts a verdict, and writes its line if it [gets](Self::logs) one.
+    pub fn record(&self, decision: &Decision<'_>, logged: bool) {
         self.metrics.verdict(decision);
-        let logged = !decision.allows() || self.allowances >= 1.0 || chance() < self.allowances;
         if logged {
             info!("{}", decision.line());
         }
-        logged
     }
 
     /// A rule's name.
@@ -102,6 +109,16 @@ impl Filter {
     pub fn rule_names(&self, rules: &[RuleId]) -> Vec<&str> {
         rules.iter().map(|rule| self.rule_name(*rule)).collect()
     }
+}
+
+/// Whether the sources or any matcher look at the client: all that is about it is spelled `source.…`.
+fn asks_client(engine: &Engine) -> bool {
+    let document = engine.document();
+    !document.outgate.sources.is_empty()
+        || document.rules.iter().any(|rule| {
+            let matchers = std::iter::once(&rule.session_matcher).chain(&rule.application_matcher);
+            matchers.into_iter().any(|matcher| matcher.contains("source"))
+        })
 }
 
 /// A fresh identifier of a session or a request: 16 hex digits.

@@ -136,7 +136,7 @@ impl Guard {
         outcome: &Outcome,
     ) {
         let identity = state.identity();
-        self.filter.record(&Decision {
+        let decision = Decision {
             subject: Subject::Session,
             at: host::now(),
             verdict: outcome.verdict,
@@ -155,7 +155,8 @@ impl Guard {
             policy_hash: &state.policy,
             session_id: &state.id,
             errors: state.errors.iter().map(String::as_str).collect(),
-        });
+        };
+        self.filter.record(&decision, self.filter.logs(outcome.verdict));
     }
 
     /// Chooses the chain of a session that the ClientHello decides; the connection comes back with it.

@@ -1,5 +1,6 @@
 //! Requests inside a tunnel: decrypted ones, and ones in the clear.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
@@ -118,7 +119,7 @@ impl HttpContext for Inner {
             return self.exchange.stop();
         };
         self.exchange.session_id.clone_from(&state.id);
-        self.exchange.client = Some(state.client);
+        self.exchange.known_client = OnceCell::from(Some(state.client));
         self.exchange.identity = state.identity();
         self.exchange.certificate.clone_from(&state.certificate);
         self.exchange.destination = Some(destination.clone());

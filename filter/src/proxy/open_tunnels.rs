@@ -101,7 +101,7 @@ impl Tunnel {
             End::Connect => None,
             End::Tls(server_name) => server_name.as_deref(),
         };
-        filter.record(&Decision {
+        let decision = Decision {
             subject: Subject::Session,
             at: host::now(),
             verdict,
@@ -119,7 +119,8 @@ impl Tunnel {
             policy_hash: filter.engine.hash(),
             session_id: &self.session_id,
             errors: Vec::new(),
-        });
+        };
+        filter.record(&decision, filter.logs(verdict));
     }
 
     fn end(&self, context_id: u32, filter: &Filter, rule: Option<RuleId>) {
