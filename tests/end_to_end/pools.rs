@@ -127,7 +127,7 @@ async fn an_edit_of_the_configuration_changes_the_ca_under_load_and_no_handshake
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_leaf_of_a_removed_ca_is_in_use_a_second_later() {
-    const LEASES: usize = 1_000;
+    const LEASES: usize = 100;
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (new_ca(folder.path(), "old"), new_ca(folder.path(), "new"));
     configure(folder.path(), &[("old", "active")]);
