@@ -1,5 +1,7 @@
 //! Requests inside a tunnel: decrypted ones, and ones in the clear.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
@@ -9,14 +11,50 @@ use super::exchange::{Exchange, Incoming, Refusal};
 use super::filter::Filter;
 use super::host;
 use crate::decision::Subject;
-use crate::session_state::{SessionState, TlsState};
+use crate::session_state::{SessionState, SessionStateError, TlsState};
 use outgate_policy::agree;
 use outgate_policy::document::HostMismatch;
-use outgate_policy::{Authority, ConnectVerdict, Destination, Reason, RequestStage, TlsVerdict};
+use outgate_policy::{Authority, ConnectVerdict, Destination, Identity, Reason, RequestStage, TlsVerdict};
 
 /// The name that TLS towards the origin asks for and verifies, where `:authority` may not say it.
 const UPSTREAM_NAMES: [&str; 2] =
     ["envoy.network.upstream_server_name", "envoy.network.upstream_subject_alt_names"];
+
+/// How many sessions are remembered as they were read.
+const MOST_SESSIONS: usize = 1000;
+
+thread_local! {
+    /// Sessions by their packed form: all requests of a connection bring the same.
+    static SESSIONS: RefCell<HashMap<Vec<u8>, Rc<Around>>> = RefCell::new(HashMap::new());
+}
+
+/// The session around a request.
+struct Around {
+    state: SessionState,
+    destination: Destination,
+    identity: Identity,
+}
+
+impl Around {
+    fn of(packed: Option<Vec<u8>>) -> Result<Rc<Self>, SessionStateError> {
+        let packed = packed.ok_or(SessionStateError::Missing)?;
+        if let Some(known) = SESSIONS.with_borrow(|sessions| sessions.get(&packed).map(Rc::clone)) {
+            return Ok(known);
+        }
+        let state = SessionState::unpack(Some(&packed))?;
+        let destination = state
+            .destination()
+            .ok_or_else(|| SessionStateError::Malformed(String::from_utf8_lossy(&packed).into_owned()))?;
+        let around = Rc::new(Self { identity: state.identity(), destination, state });
+        SESSIONS.with_borrow_mut(|sessions| {
+            if sessions.len() >= MOST_SESSIONS {
+                sessions.clear();
+            }
+            sessions.insert(packed, Rc::clone(&around));
+        });
+        Ok(around)
+    }
+}
 
 /// One request inside a tunnel.
 pub struct Inner {
@@ -107,20 +145,17 @@ impl Context for Inner {}
 impl HttpContext for Inner {
     fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
         self.exchange.incoming = Incoming::read();
-        let packed = host::property(&["filter_state", "outgate.session"]);
-        let state = match SessionState::unpack(packed.as_deref()) {
-            Ok(state) => state,
+        let around = match Around::of(host::property(&["filter_state", "outgate.session"])) {
+            Ok(around) => around,
             Err(error) => {
                 log::error!("{error}");
                 return self.exchange.stop();
             }
         };
-        let Some(destination) = state.destination() else {
-            return self.exchange.stop();
-        };
+        let Around { state, destination, identity } = &*around;
         self.exchange.session_id = Some(state.id.clone());
         self.exchange.set_client(state.client);
-        self.exchange.identity = state.identity();
+        self.exchange.identity = identity.clone();
         self.exchange.certificate.clone_from(&state.certificate);
         self.exchange.destination = Some(destination.clone());
         if self.stage == RequestStage::Inspected {
@@ -131,7 +166,7 @@ impl HttpContext for Inner {
                 self.exchange.ja4 = host::text_property(&["filter_state", "outgate.ja4"]);
             }
         }
-        self.judge(&state, &destination)
+        self.judge(state, destination)
     }
 
     fn on_http_response_headers(&mut self, count: usize, _end_of_stream: bool) -> Action {
