@@ -95,6 +95,9 @@ pub enum HostError {
 impl HostName {
     /// Reads a host without a port.
     pub fn parse(text: &str) -> Result<Self, HostError> {
+        if is_normal(text) {
+            return Ok(Self { text: text.into(), ip: None });
+        }
         if text.contains('@') {
             return Err(HostError::UserInformation(Excerpt::new(text)));
         }
@@ -220,6 +223,24 @@ fn parse_port(text: &str) -> Option<u16> {
     if plain { text.parse().ok() } else { None }
 }
 
+/// Whether a host is a plain name in normal form already, as nearly all are. What is not sure is not.
+fn is_normal(text: &str) -> bool {
+    let mut label = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label += 1,
+            b'.' if label > 0 => label = 0,
+            _ => return false,
+        }
+        if label > LONGEST_LABEL {
+            return false;
+        }
+    }
+    let ends_in_letter = text.bytes().next_back().is_some_and(|byte| byte.is_ascii_lowercase());
+    // `0xa` may be a number.
+    ends_in_letter && text.len() <= LONGEST_NAME && !text.contains("0x") && !text.contains("xn--")
+}
+
 /// Lower-case A-labels without the trailing dot.
 fn normal_name(text: &str) -> Result<String, HostError> {
     let excerpt = || Excerpt::new(text);
@@ -263,6 +284,23 @@ fn ends_in_number(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_in_normal_form_stay_as_they_are() {
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+        for name in ["a", "a.example", "9-_.b", "1.2.3.4a", "x1a", &label, &longest] {
+            assert!(is_normal(name), "{name}");
+            assert_eq!(normal_name(name).as_deref(), Ok(name));
+            assert!(!ends_in_number(name));
+        }
+        for name in
+            ["", ".", "a.", ".a", "a..b", "A", "a:1", "1.2.3.4", "1", "0xa", "a.0xf", "xn--a", "ä", "a b"]
+        {
+            assert!(!is_normal(name), "{name}");
+        }
+        assert!(!is_normal(&format!("a{label}")) && !is_normal(&format!("a{longest}")));
+    }
 
     #[test]
     fn hosts_have_one_normal_form() {

@@ -426,13 +426,14 @@ impl Incoming {
     pub fn read() -> Self {
         let mut incoming = Self::default();
         let mut dropped = Vec::new();
-        for (name, value) in host::request_headers() {
-            let text = || String::from_utf8_lossy(&value).into_owned();
+        let headers = host::request_headers();
+        incoming.fields.reserve(headers.len());
+        for (name, value) in headers {
             match name.as_str() {
-                ":method" => incoming.method = text(),
-                ":scheme" => incoming.scheme = Some(text()),
-                ":authority" => incoming.authority = text(),
-                ":path" => incoming.path = text(),
+                ":method" => incoming.method = text(value),
+                ":scheme" => incoming.scheme = Some(text(value)),
+                ":authority" => incoming.authority = text(value),
+                ":path" => incoming.path = text(value),
                 name if is_dropped(name) => dropped.push(name.to_owned()),
                 _ => incoming.fields.push((name, value)),
             }
@@ -481,6 +482,10 @@ impl Refusal {
     pub fn session(reason: Reason, detail: String) -> Self {
         Self { subject: Subject::Session, ..Self::request(reason, detail) }
     }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 fn policy_detail(rule: Option<RuleId>) -> &'static str {
