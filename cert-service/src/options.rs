@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser};
 
 use crate::admission::AdmissionOptions;
 use crate::ca::{CaFiles, KeyPlace};
@@ -32,24 +32,15 @@ pub struct Options {
     /// Address for /healthz, /readyz, /metrics, /ca.pem, /ca.crt and, at /, how to install them.
     #[arg(long, value_name = "ADDR")]
     pub http: SocketAddr,
-    /// CA pools, as YAML or JSON: their CAs and what each does; read again when it changes.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["ca", "pools"])]
-    pub config: Option<PathBuf>,
+    /// Which CAs sign.
+    #[command(flatten)]
+    pub authorities: AuthorityArgs,
     /// A CA pool to serve; may be repeated [default: any].
-    #[arg(long = "pool", value_name = "NAME")]
+    #[arg(long = "pool", value_name = "NAME", conflicts_with = "config")]
     pub pools: Vec<PoolName>,
     /// A host that needs no grant, for listeners of Envoy's own; may be repeated.
     #[arg(long = "serve", value_name = "HOST", value_parser = host)]
     pub served: Vec<HostName>,
-    /// The CA to sign with: its certificate, then its intermediates, as PEM [default: a development CA].
-    #[arg(long, value_name = "PEM", requires = "ca_key")]
-    pub ca: Option<PathBuf>,
-    /// The private key of that CA: PKCS#8, encrypted or not, SEC1 or PKCS#1, as PEM.
-    #[arg(long, value_name = "PEM", requires = "ca")]
-    pub ca_key: Option<PathBuf>,
-    /// The file whose first line is the passphrase of --ca-key.
-    #[arg(long, value_name = "FILE", requires = "ca_key")]
-    pub ca_key_passphrase: Option<PathBuf>,
     /// How long a certificate is valid, from 1h to 7d; it is replaced at two thirds of it.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_ttl)]
     pub leaf_ttl: Duration,
@@ -67,10 +58,27 @@ pub struct Options {
     pub dns: DnsOptions,
 }
 
-impl Options {
-    /// Where the CA pools are from.
-    pub fn source(&self) -> Source {
-        let authorities = match (&self.config, &self.ca, &self.ca_key) {
+/// Which CAs sign, for the service and for what an operator runs beside it; a development CA, if nothing is given.
+#[derive(Args, Clone, Debug)]
+pub struct AuthorityArgs {
+    /// CA pools, as YAML or JSON: their CAs and what each does; the service reads it again when it changes.
+    #[arg(long, value_name = "FILE", conflicts_with = "ca")]
+    config: Option<PathBuf>,
+    /// The CA to sign with: its certificate, then its intermediates, as PEM [default: a development CA].
+    #[arg(long, value_name = "PEM", requires = "ca_key")]
+    ca: Option<PathBuf>,
+    /// The private key of that CA: PKCS#8, encrypted or not, SEC1 or PKCS#1, as PEM.
+    #[arg(long, value_name = "PEM", requires = "ca")]
+    ca_key: Option<PathBuf>,
+    /// The file whose first line is the passphrase of --ca-key.
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_key_passphrase: Option<PathBuf>,
+}
+
+impl AuthorityArgs {
+    /// Them.
+    pub fn authorities(&self) -> Authorities {
+        match (&self.config, &self.ca, &self.ca_key) {
             (Some(path), _, _) => Authorities::Configuration(path.clone()),
             (None, Some(certificate), Some(key)) => Authorities::Files(CaFiles {
                 certificate: certificate.clone(),
@@ -78,8 +86,18 @@ impl Options {
                 passphrase: self.ca_key_passphrase.clone(),
             }),
             _ => Authorities::Development,
-        };
-        Source { authorities, names: self.pools.iter().cloned().collect(), state: self.state.clone() }
+        }
+    }
+}
+
+impl Options {
+    /// Where the CA pools are from.
+    pub fn source(&self) -> Source {
+        Source {
+            authorities: self.authorities.authorities(),
+            names: self.pools.iter().cloned().collect(),
+            state: self.state.clone(),
+        }
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
-use crate::ca::{self, Ca, CaError, CaFiles, KeyPlace, timestamp};
+use crate::ca::{self, Ca, CaError, timestamp};
 use crate::grants::PoolName;
 use crate::leaf;
+use crate::options::AuthorityArgs;
 use crate::pools::{Authorities, Pools, PoolsError, Source};
 use outgate_policy::HostName;
 
@@ -43,23 +44,13 @@ pub enum CaTool {
 
 /// Where the CAs are.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
 pub struct SourceArgs {
     /// The directory of a development CA.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "ca"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "ca"], required_unless_present_any = ["config", "ca"])]
     state: Option<PathBuf>,
-    /// A configuration file.
-    #[arg(long, value_name = "FILE", conflicts_with = "ca")]
-    config: Option<PathBuf>,
-    /// A CA's certificate, then its intermediates.
-    #[arg(long, value_name = "PEM", requires = "ca_key")]
-    ca: Option<PathBuf>,
-    /// Its private key.
-    #[arg(long, value_name = "PEM", requires = "ca")]
-    ca_key: Option<PathBuf>,
-    /// The file whose first line is the passphrase of --ca-key.
-    #[arg(long, value_name = "FILE", requires = "ca_key")]
-    ca_key_passphrase: Option<PathBuf>,
+    /// Which CAs, if they are of another kind.
+    #[command(flatten)]
+    authorities: AuthorityArgs,
 }
 
 /// What to mint.
@@ -127,15 +118,7 @@ impl Tool {
 
 impl SourceArgs {
     fn load(&self, now: OffsetDateTime) -> Result<Pools, ToolError> {
-        let authorities = match (&self.config, &self.ca, &self.ca_key) {
-            (Some(path), _, _) => Authorities::Configuration(path.clone()),
-            (None, Some(certificate), Some(key)) => Authorities::Files(CaFiles {
-                certificate: certificate.clone(),
-                key: KeyPlace::File(key.clone()),
-                passphrase: self.ca_key_passphrase.clone(),
-            }),
-            _ => Authorities::Development,
-        };
+        let authorities = self.authorities.authorities();
         let state = self.state.clone().unwrap_or_default();
         // To look must not create one.
         if matches!(authorities, Authorities::Development) {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use outgate_tests::certificates::alternative_names;
 use outgate_tests::client::{self, Ask};
 use outgate_tests::outgate::{executable, free_address};
 use rcgen::{
@@ -182,14 +183,7 @@ fn authority_parameters(name: &str) -> CertificateParams {
 
 pub fn leaf_parameters(leaf: &Leaf<'_>) -> CertificateParams {
     let mut parameters = parameters(leaf.names.first().unwrap_or(&"nobody"), leaf.from, leaf.until);
-    parameters.subject_alt_names = leaf
-        .names
-        .iter()
-        .map(|name| {
-            let text = (*name).try_into().unwrap();
-            if name.contains("://") { SanType::URI(text) } else { SanType::DnsName(text) }
-        })
-        .collect();
+    parameters.subject_alt_names = alternative_names(&leaf.names);
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![leaf.purpose.clone()];
     parameters.serial_number = leaf.serial.map(SerialNumber::from);

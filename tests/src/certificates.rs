@@ -156,18 +156,21 @@ fn leaf_parameters(names: &[&str], profile: &Profile) -> CertificateParams {
     let now = OffsetDateTime::now_utc();
     parameters.not_before = now + Duration::days(profile.from_days);
     parameters.not_after = now + Duration::days(profile.until_days);
-    parameters.subject_alt_names = names
-        .iter()
-        .map(|name| {
-            let text = (*name).try_into().unwrap();
-            if name.contains("://") { SanType::URI(text) } else { SanType::DnsName(text) }
-        })
-        .collect();
+    parameters.subject_alt_names = alternative_names(names);
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![profile.purpose.clone()];
     parameters.serial_number = profile.serial.map(SerialNumber::from);
     parameters.use_authority_key_identifier_extension = true;
     parameters
+}
+
+/// URIs, and names.
+pub fn alternative_names(names: &[&str]) -> Vec<SanType> {
+    let kind = |name: &&str| {
+        let text = (*name).try_into().unwrap();
+        if name.contains("://") { SanType::URI(text) } else { SanType::DnsName(text) }
+    };
+    names.iter().map(kind).collect()
 }
 
 fn parameters(name: &str) -> CertificateParams {
