@@ -269,3 +269,52 @@ fn a_session_without_its_client_or_its_state_goes_nowhere() {
     let request = request("GET", "https", "a.example", "/x");
     assert_eq!(Exchange::run(&mut inside.host, inside.root, request).refused, Some(500));
 }
+
+/// What origins say beside the status is enough to know that it is not Envoy's own answer.
+#[test]
+fn an_answer_of_an_origin_is_not_looked_at() {
+    let plugin = plugin(&[rule(10, "ALLOW", "true", Some("true"), false)], &json!({}));
+    let mut place = Place::new("explicit", &plugin);
+    place.host.state().request = request("GET", "http", "a.example", "/x");
+    let context = place.host.context(place.root).unwrap();
+    assert_eq!(place.host.request_headers(context).unwrap(), Action::Continue);
+    place.host.take_calls();
+    let headers = [":status", "content-type", "content-length", "date", "etag", "server", "vary"];
+    place.host.state().response = headers.map(|name| (name.to_owned(), b"200".to_vec())).to_vec();
+    place.host.response_headers(context).unwrap();
+    assert_eq!(place.host.take_calls(), Calls::default());
+}
+
+/// What waits for cert-service goes on, or ends, by its word.
+#[test]
+fn a_tunnel_that_must_be_inspected_waits_for_its_grant() {
+    let plugin = plugin(&[rule(10, "ALLOW", "true", None, true)], &json!({}));
+    for (status, body, refused, counted) in [
+        ("200", r#"{"expiresInSeconds":3600,"instance":"i"}"#, None, "granted"),
+        ("200", "no JSON", Some(503), "refused"),
+        ("403", r#"{"reason":"not_granted"}"#, Some(503), "refused"),
+        ("503", "", Some(503), "refused"),
+    ] {
+        let mut place = Place::new("explicit", &plugin);
+        place.host.state().request = request("CONNECT", "", "a.example:443", "");
+        let context = place.host.context(place.root).unwrap();
+        assert_eq!(place.host.request_headers(context).unwrap(), Action::Pause, "{status} {body}");
+        assert_eq!(place.host.state().answer, None, "it waits");
+        let [call] = place.host.state().http_calls.as_slice() else { panic!("one call is made") };
+        let call = call.clone();
+        assert_eq!(call.cluster, "cert-service");
+        let asked: Value = serde_json::from_slice(&call.body).unwrap();
+        assert_eq!(asked, json!({"pool": "main", "host": "a.example"}));
+        place.host.take_calls();
+        place.host.call_response(&call, status, body.as_bytes()).unwrap();
+        let goes_on = place.host.take_calls().of("proxy_continue_stream") == 1;
+        assert_eq!(goes_on, refused.is_none(), "{status} {body}");
+        assert_eq!(
+            place.host.state().answer.as_ref().map(|answer| answer.status),
+            refused,
+            "{status} {body}"
+        );
+        let metric = format!("outgate_grants_total.result={counted}");
+        assert_eq!(place.host.state().metric(&metric), Some(1), "{status} {body}");
+    }
+}
