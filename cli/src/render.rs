@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use outgate_filter::configuration::{Grants, Limits, Log, PluginConfiguration};
+use outgate_filter::configuration::{Grants, Lender, Limits, Log, PluginConfiguration, PolicyOf};
 use outgate_filter::routing::{Leg, Routing};
 use outgate_policy::address::Cidr;
 
@@ -47,26 +47,20 @@ pub const MAX_CONNECTIONS: u32 = 50_000;
 /// How much memory Envoy may use unless the operator says otherwise, in MiB.
 pub const MAX_HEAP: u32 = 4096;
 
-/// The places in Envoy's configuration where `outgate.wasm` decides by the policy.
-pub const ROOTS: [Root; 6] = [
-    Root { id: CONNECTIONS, type_url: WASM_NETWORK },
-    Root { id: "explicit", type_url: WASM_HTTP },
-    Root { id: "inspected", type_url: WASM_HTTP },
-    Root { id: "tunnelled", type_url: WASM_HTTP },
-    Root { id: "tls", type_url: WASM_NETWORK },
-    Root { id: "opaque", type_url: WASM_NETWORK },
+/// The root that has the policy.
+const EXPLICIT: &str = "explicit";
+
+/// Roots that follow it, and where the template has them.
+const FOLLOWERS: [(&str, &str, &str); 5] = [
+    (CONNECTIONS, WASM_NETWORK, "connections_filter"),
+    ("inspected", WASM_HTTP, "inspected_filter"),
+    ("tunnelled", WASM_HTTP, "tunnelled_filter"),
+    ("tls", WASM_NETWORK, "guard_tls"),
+    ("opaque", WASM_NETWORK, "guard_opaque"),
 ];
 
 /// The filter that is there only if clients have a limit.
 const CONNECTIONS: &str = "connections";
-
-/// One place where `outgate.wasm` decides.
-#[derive(Clone, Copy, Debug)]
-pub struct Root {
-    /// The plugin's root id.
-    pub id: &'static str,
-    type_url: &'static str,
-}
 
 /// All that Envoy's configuration depends on.
 #[derive(Clone, Debug)]
@@ -107,8 +101,10 @@ pub struct Rendering {
     pub shards: u32,
     /// The share of allowances that is logged.
     pub allowances: f64,
-    /// Where the filters' configuration lies, if Envoy is to watch it; else it is part of the whole.
+    /// Where the policy lies, if Envoy is to watch it; else it is part of the whole.
     pub discovery: Option<PathBuf>,
+    /// How many policies there were before, in force or not.
+    pub generation: u64,
 }
 
 /// Why a configuration could not be rendered.
@@ -161,25 +157,25 @@ impl Rendering {
         Ok(fill(BOOTSTRAP, &values)?)
     }
 
-    /// The configuration of one root's filter, as Envoy's discovery reads it from a file.
-    pub fn discovery_response(&self, root: Root, version: &str) -> Result<String, RenderError> {
+    /// The configuration of the filter that has the policy, as Envoy's discovery reads it from a file.
+    pub fn discovery_response(&self) -> Result<String, RenderError> {
         let response = json!({
-            "version_info": version,
+            "version_info": self.generation.to_string(),
             "resources": [{
                 "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
-                "name": root.id,
+                "name": EXPLICIT,
                 "typed_config": {
-                    "@type": root.type_url,
-                    "config": self.plugin(root.id, &json!({"@type": STRING_VALUE, "value": self.plugin_json()?})),
+                    "@type": WASM_HTTP,
+                    "config": self.plugin(EXPLICIT, &json!({"@type": STRING_VALUE, "value": self.plugin_json()?})),
                 },
             }],
         });
         Ok(response.to_string())
     }
 
-    /// The file of a root's filter configuration.
-    pub fn discovery_file(directory: &Path, root: Root) -> PathBuf {
-        directory.join(format!("{}.json", root.id))
+    /// The file of that filter's configuration.
+    pub fn discovery_file(directory: &Path) -> PathBuf {
+        directory.join(format!("{EXPLICIT}.json"))
     }
 
     fn plugin_json(&self) -> Result<String, RenderError> {
@@ -194,6 +190,7 @@ impl Rendering {
             limits: Limits { connections_per_client: self.max_connections_per_client },
             client_certificates: self.tls.is_some(),
             log: Log { allowances: self.allowances },
+            generation: self.generation,
         };
         Ok(rule_by_rule(&configuration)?)
     }
@@ -225,47 +222,40 @@ impl Rendering {
     }
 
     fn insert_filters(&self, values: &mut Values) -> Result<(), RenderError> {
-        let mut first = true;
-        for root in ROOTS {
-            let key = match root.id {
-                CONNECTIONS => "connections_filter",
-                "explicit" => "explicit_filter",
-                "inspected" => "inspected_filter",
-                "tunnelled" => "tunnelled_filter",
-                "tls" => "guard_tls",
-                _ => "guard_opaque",
-            };
-            let filter = match &self.discovery {
-                _ if root.id == CONNECTIONS && self.max_connections_per_client.is_none() => String::new(),
-                Some(directory) => discovered_filter(root, directory),
-                None => self.inline_filter(root, std::mem::take(&mut first))?,
+        let policy_of = serde_json::to_string(&PolicyOf { policy_of: Lender::Explicit })?;
+        let policy_of = json!({"@type": STRING_VALUE, "value": policy_of});
+        for (root_id, type_url, key) in FOLLOWERS {
+            let filter = if root_id == CONNECTIONS && self.max_connections_per_client.is_none() {
+                String::new()
+            } else {
+                let typed_config = json!({"@type": type_url, "config": self.plugin(root_id, &policy_of)});
+                format!("- {}", json!({"name": root_id, "typed_config": typed_config}))
             };
             values.insert(key, filter);
         }
+        let explicit = match &self.discovery {
+            Some(directory) => discovered_filter(directory),
+            None => self.inline_filter()?,
+        };
+        values.insert("explicit_filter", explicit);
         Ok(())
     }
 
-    /// The filter with its configuration in place: written out where it stands first, referred to after that.
-    fn inline_filter(&self, root: Root, first: bool) -> Result<String, RenderError> {
-        let mut filter = format!(
-            "- name: {id}\n  typed_config:\n    \"@type\": {type_url}\n    config:\n",
-            id = root.id,
-            type_url = root.type_url,
-        );
-        let Value::Object(members) = self.plugin(root.id, &Value::Null) else {
+    /// The filter with the policy in place, for people to read.
+    fn inline_filter(&self) -> Result<String, RenderError> {
+        let mut filter =
+            format!("- name: {EXPLICIT}\n  typed_config:\n    \"@type\": {WASM_HTTP}\n    config:\n");
+        let Value::Object(members) = self.plugin(EXPLICIT, &Value::Null) else {
             return Ok(filter);
         };
         for (key, value) in members.iter().filter(|(key, _)| *key != "configuration") {
             filter.push_str(&format!("      {key}: {value}\n"));
         }
-        if first {
-            filter.push_str("      configuration: &plugin\n");
-            filter.push_str(&format!("        \"@type\": {STRING_VALUE}\n        value: |\n"));
-            for line in self.plugin_json()?.lines() {
-                filter.push_str(&format!("          {line}\n"));
-            }
-        } else {
-            filter.push_str("      configuration: *plugin\n");
+        filter.push_str(&format!(
+            "      configuration:\n        \"@type\": {STRING_VALUE}\n        value: |\n"
+        ));
+        for line in self.plugin_json()?.lines() {
+            filter.push_str(&format!("          {line}\n"));
         }
         Ok(filter)
     }
@@ -427,16 +417,15 @@ fn plugin(root_id: &str, vm_id: &str, wasm: &Path, configuration: &Value) -> Val
     })
 }
 
-fn discovered_filter(root: Root, directory: &Path) -> String {
-    let file = Rendering::discovery_file(directory, root);
+fn discovered_filter(directory: &Path) -> String {
+    let file = Rendering::discovery_file(directory);
     let source = json!({
         "resource_api_version": "V3",
         "path_config_source": {"path": file, "watched_directory": {"path": directory}},
     });
     format!(
-        "- name: {}\n  config_discovery:\n    config_source: {source}\n    type_urls: [{}]\n",
-        root.id,
-        root.type_url.trim_start_matches("type.googleapis.com/"),
+        "- name: {EXPLICIT}\n  config_discovery:\n    config_source: {source}\n    type_urls: [{}]\n",
+        WASM_HTTP.trim_start_matches("type.googleapis.com/"),
     )
 }
 

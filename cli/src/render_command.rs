@@ -139,6 +139,7 @@ fn render(
         shards: args.shards,
         allowances: engine.document().outgate.log_allowances,
         discovery: None,
+        generation: 0,
     };
     Ok(rendering.bootstrap()?)
 }

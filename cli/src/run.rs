@@ -218,7 +218,6 @@ struct Run {
     hash: String,
     /// What `/ready` says.
     ready: bool,
-    swaps: u64,
     state: State,
     admin: Admin,
     log: DecisionLog,
@@ -277,9 +276,10 @@ impl Run {
             shards: outgate_filter::routing::Routing::default().shards,
             allowances: args.log_allowances.unwrap_or(outgate.log_allowances),
             discovery: Some(state.discovery()),
+            generation: 0,
         };
         let bootstrap = rendering.bootstrap()?;
-        state.write_discovery(&rendering, policy.engine.hash())?;
+        state.write_discovery(&rendering)?;
         state.write_bootstrap(&bootstrap)?;
 
         let mut cert_service = CertService::start(cert_service, args, &state, rendering.dns, &policy.engine)?;
@@ -301,7 +301,6 @@ impl Run {
             drain: args.drain,
             hash: policy.engine.hash().to_owned(),
             ready: true,
-            swaps: 0,
             state,
             admin,
             log,
@@ -452,6 +451,7 @@ impl Run {
             allow_private: outgate.allow_private.clone(),
             proxy_protocol: !outgate.proxy_protocol_from.is_empty(),
             allowances: self.log_allowances.unwrap_or(outgate.log_allowances),
+            generation: self.rendering.generation + 1,
             ..self.rendering.clone()
         };
         if rendering.allow_private != self.rendering.allow_private {
@@ -463,11 +463,11 @@ impl Run {
         if rendering.bootstrap()? != self.bootstrap {
             return Err(SwapError::RestartRequired("tlsInspectionPolicies"));
         }
-        self.swaps += 1;
         let reloads = self.admin.reloads()?;
-        self.state.write_discovery(&rendering, &format!("{}-{}", policy.engine.hash(), self.swaps))?;
+        self.state.write_discovery(&rendering)?;
         if let Err(error) = self.admin.wait_for_reload(reloads) {
-            self.state.write_discovery(&self.rendering, &format!("{}-{}-back", self.hash, self.swaps))?;
+            self.rendering.generation = rendering.generation + 1;
+            self.state.write_discovery(&self.rendering)?;
             return Err(error.into());
         }
         self.rendering = rendering;

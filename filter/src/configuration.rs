@@ -21,13 +21,18 @@
 //! | `limits.connections_per_client` | how many connections to the explicit listener one client address may have open; needs the filter `connections` there | none |
 //! | `client_certificates` | whether certificates of clients of the explicit listener count; only for a listener that verifies them | false |
 //! | `log.allowances` | the share of allowances that is logged, 0 to 1; denials always are | 1 |
+//! | `generation` | a number that differs from one configuration to the next, so that one that was there before is taken anew | 0 |
 //!
 //! Unknown keys are errors that name the key and its place.
+//!
+//! One root, `explicit`, has all this. The others in its VM have `{"policy_of": "explicit"}` and do as it was told:
+//! Envoy keeps several copies of each configuration, and a policy may be large.
 
 use std::num::NonZeroU32;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::routing::Routing;
 
@@ -36,7 +41,7 @@ use crate::routing::Routing;
 #[serde(deny_unknown_fields)]
 pub struct PluginConfiguration {
     /// The policy document, as in its file.
-    pub policy: serde_json::Value,
+    pub policy: Value,
     /// How verdicts become clusters.
     #[serde(default)]
     pub routing: Routing,
@@ -52,6 +57,39 @@ pub struct PluginConfiguration {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
+    /// Tells this configuration from an earlier one with the same text, which Envoy would go on with: roots that follow
+    /// would not learn of it.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub generation: u64,
+}
+
+fn is_first(generation: &u64) -> bool {
+    *generation == 0
+}
+
+/// What a root is told.
+#[derive(Clone, Debug)]
+pub enum PluginJson {
+    /// A policy and its settings.
+    Policy(Box<PluginConfiguration>),
+    /// Those of the root `explicit` in the same VM.
+    PolicyOf(Lender),
+}
+
+/// The plugin JSON of a root that has no policy of its own.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyOf {
+    /// Whose policy counts.
+    pub policy_of: Lender,
+}
+
+/// A root whose policy others have.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lender {
+    /// The root of the explicit listener.
+    Explicit,
 }
 
 /// How much each client may have.
@@ -108,10 +146,33 @@ pub enum ConfigurationError {
     },
 }
 
-impl PluginConfiguration {
+impl PluginJson {
     /// Reads the plugin JSON; every key must be known.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigurationError> {
-        let configuration: Self = read_strictly(text)?;
+        let value: Value = read_strictly(text)?;
+        if value.get("policy_of").is_some() {
+            let PolicyOf { policy_of } = read(value)?;
+            return Ok(Self::PolicyOf(policy_of));
+        }
+        Ok(Self::Policy(Box::new(PluginConfiguration::checked(read(value)?)?)))
+    }
+}
+
+impl PluginConfiguration {
+    /// A policy, with the settings that it has if none are given.
+    pub fn new(policy: Value) -> Self {
+        Self {
+            policy,
+            routing: Routing::default(),
+            grants: Grants::default(),
+            limits: Limits::default(),
+            client_certificates: false,
+            log: Log::default(),
+            generation: 0,
+        }
+    }
+
+    fn checked(configuration: Self) -> Result<Self, ConfigurationError> {
         if !(1..=1024).contains(&configuration.routing.shards) {
             return Err(ConfigurationError::Range {
                 place: "routing.shards",
@@ -132,8 +193,14 @@ impl PluginConfiguration {
 
 /// Reads JSON into a shape whose keys must all be known; errors name the key and its place.
 pub fn read_strictly<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigurationError> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    serde_path_to_error::deserialize(&mut reader).map_err(|error| ConfigurationError::Shape {
+    read(&mut serde_json::Deserializer::from_slice(text))
+}
+
+fn read<'t, T: DeserializeOwned, D>(source: D) -> Result<T, ConfigurationError>
+where
+    D: Deserializer<'t, Error = serde_json::Error>,
+{
+    serde_path_to_error::deserialize(source).map_err(|error| ConfigurationError::Shape {
         place: error.path().to_string(),
         message: error.into_inner().to_string(),
     })
@@ -157,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_smallest_configuration_has_defaults() {
-        let configuration = PluginConfiguration::parse(br#"{"policy": {}}"#).unwrap();
+        let Ok(PluginJson::Policy(configuration)) = PluginJson::parse(br#"{"policy": {}}"#) else { panic!() };
         assert_eq!(configuration.routing.shards, 64);
         assert_eq!(configuration.grants.cluster, "cert-service");
         assert_eq!(configuration.log.allowances, 1.0);
@@ -185,9 +252,11 @@ mod tests {
                 "limits.connections_per_client: invalid value: integer `0`",
             ),
             ("{}", "missing field `policy`"),
+            (r#"{"policy_of": "explicit", "policy": {}}"#, "unknown field `policy`"),
+            (r#"{"policy_of": "tls"}"#, "policy_of: unknown variant `tls`, expected `explicit`"),
             ("not json", "expected"),
         ] {
-            let error = PluginConfiguration::parse(text.as_bytes()).unwrap_err().to_string();
+            let error = PluginJson::parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

@@ -3,15 +3,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use outgate_filter::configuration::PluginConfiguration;
+use outgate_filter::configuration::PluginJson;
 use outgate_fuzz::{ask, compile};
 
 fuzz_target!(|bytes: &[u8]| {
-    match PluginConfiguration::parse(bytes) {
+    match PluginJson::parse(bytes) {
         Err(error) => assert!(!error.to_string().is_empty()),
-        Ok(configuration) => {
+        Ok(PluginJson::PolicyOf(_)) => {}
+        Ok(PluginJson::Policy(configuration)) => {
             let written = serde_json::to_string(&configuration).unwrap();
-            let again = PluginConfiguration::parse(written.as_bytes()).unwrap();
+            let PluginJson::Policy(again) = PluginJson::parse(written.as_bytes()).unwrap() else {
+                panic!("{written}");
+            };
             if let Some(engine) = compile(&configuration.policy) {
                 ask(&engine, "a");
                 let again = compile(&again.policy).unwrap();

@@ -97,8 +97,8 @@ pub struct State {
     pub response: Map,
     /// The body of the response to the module's own call.
     call_body: Vec<u8>,
-    /// Shared data with their versions.
-    shared: BTreeMap<String, (Vec<u8>, u32)>,
+    /// Shared data with their versions, which outlive a VM.
+    pub shared: BTreeMap<String, (Vec<u8>, u32)>,
     /// Metrics by id.
     metrics: Vec<(String, i64)>,
     /// Calls that wait for a response.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::render::{ROOTS, RenderError, Rendering};
+use crate::render::{RenderError, Rendering};
 
 /// A Unix socket's path has 108 bytes on Linux, its end included, and 104 elsewhere.
 const SOCKET_PATH: usize = 100;
@@ -114,13 +114,9 @@ impl State {
         write(&self.bootstrap(), text)
     }
 
-    /// Writes the filters' configuration.
-    pub fn write_discovery(&self, rendering: &Rendering, version: &str) -> Result<(), StateError> {
-        for root in ROOTS {
-            let file = Rendering::discovery_file(&self.discovery(), root);
-            write(&file, &rendering.discovery_response(root, version)?)?;
-        }
-        Ok(())
+    /// Writes the configuration of the filter that has the policy.
+    pub fn write_discovery(&self, rendering: &Rendering) -> Result<(), StateError> {
+        write(&Rendering::discovery_file(&self.discovery()), &rendering.discovery_response()?)
     }
 
     /// Writes the roots of origins; the name tells the content, so that a change is seen.

@@ -5,19 +5,27 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::rc::Rc;
 
-use log::info;
+use log::{error, info};
+use proxy_wasm::hostcalls;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::host;
 use super::metrics::Metrics;
-use crate::configuration::{ConfigurationError, Limits, PluginConfiguration};
+use crate::configuration::{ConfigurationError, Lender, Limits, PluginConfiguration, PluginJson};
 use crate::decision::Decision;
 use crate::routing::Routing;
 use outgate_policy::{Engine, PolicyErrors, RuleId, RuleKind};
 
+/// Where Envoy keeps the plugin JSON of the root `explicit` for VMs that follow after a trap: there, another root may be
+/// needed before `explicit` is configured.
+const LENT: &str = "outgate.policy";
+
 thread_local! {
-    /// The policy that was configured last: every place gets the same text, so it is compiled once.
+    /// The policy that was configured last: where several places get the same text, it is compiled once.
     static LAST: RefCell<Option<([u8; 32], Rc<Filter>)>> = const { RefCell::new(None) };
+    /// That of the root `explicit`.
+    static EXPLICIT: RefCell<Option<Rc<Filter>>> = const { RefCell::new(None) };
     /// Identifiers: a counter, scattered by a secret of this VM.
     static IDENTIFIERS: RefCell<(RandomState, u64)> = RefCell::new((RandomState::new(), 0));
 }
@@ -41,6 +49,17 @@ pub struct Filter {
     allowances: f64,
 }
 
+/// Where a root has its policy from.
+pub enum Policy {
+    /// Its own configuration.
+    Own(Rc<Filter>),
+    /// The root `explicit`, whatever that has at the time.
+    OfExplicit {
+        /// Allows nothing; for the time that `explicit` has none.
+        otherwise: Rc<Filter>,
+    },
+}
+
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -52,18 +71,71 @@ pub enum FilterError {
     Policy(#[from] PolicyErrors),
 }
 
-impl Filter {
-    /// The filter of this plugin JSON.
-    pub fn shared(text: &[u8]) -> Result<Rc<Self>, FilterError> {
+impl Policy {
+    /// What this plugin JSON says.
+    pub fn parse(text: &[u8]) -> Result<Self, FilterError> {
         let digest: [u8; 32] = Sha256::digest(text).into();
         let known = LAST.with_borrow(|last| {
             last.as_ref().filter(|(last, _)| *last == digest).map(|(_, filter)| Rc::clone(filter))
         });
         if let Some(filter) = known {
-            return Ok(filter);
+            return Ok(Self::Own(filter));
         }
-        let configuration = PluginConfiguration::parse(text)?;
-        let filter = Rc::new(Self {
+        let configuration = match PluginJson::parse(text)? {
+            PluginJson::PolicyOf(Lender::Explicit) => {
+                let nothing = PluginConfiguration::new(json!({"name": "no-policy", "rules": []}));
+                return Ok(Self::OfExplicit { otherwise: Rc::new(Filter::new(nothing)?) });
+            }
+            PluginJson::Policy(configuration) => *configuration,
+        };
+        let filter = Rc::new(Filter::new(configuration)?);
+        info!("policy {} is in force", filter.engine.hash());
+        LAST.set(Some((digest, Rc::clone(&filter))));
+        Ok(Self::Own(filter))
+    }
+
+    /// Has other roots follow this one, now and after a trap.
+    pub fn lend(&self, text: &[u8]) {
+        self.lend_again();
+        let _best_effort = hostcalls::set_shared_data(LENT, Some(text), None);
+    }
+
+    /// Has them follow it if they do not. Envoy does not configure a root anew if it has an old one with the same
+    /// configuration, so its use is what tells that it counts.
+    pub fn lend_again(&self) {
+        let Self::Own(filter) = self else { return };
+        EXPLICIT.with_borrow_mut(|explicit| {
+            if explicit.as_ref().is_none_or(|lent| !Rc::ptr_eq(lent, filter)) {
+                *explicit = Some(Rc::clone(filter));
+            }
+        });
+    }
+
+    /// The policy. Nothing is allowed while there is none.
+    pub fn filter(&self) -> Rc<Filter> {
+        match self {
+            Self::Own(filter) => Rc::clone(filter),
+            Self::OfExplicit { otherwise } => {
+                let explicit = EXPLICIT.with_borrow(Clone::clone).or_else(Self::left_by_explicit);
+                explicit.unwrap_or_else(|| {
+                    error!("the root `explicit` has no policy in this VM: everything is denied; give both roots one `vm_id`");
+                    Rc::clone(otherwise)
+                })
+            }
+        }
+    }
+
+    fn left_by_explicit() -> Option<Rc<Filter>> {
+        let (text, _) = hostcalls::get_shared_data(LENT).ok()?;
+        let Ok(Self::Own(filter)) = Self::parse(&text?) else { return None };
+        EXPLICIT.set(Some(Rc::clone(&filter)));
+        Some(filter)
+    }
+}
+
+impl Filter {
+    fn new(configuration: PluginConfiguration) -> Result<Self, PolicyErrors> {
+        Ok(Self {
             engine: Engine::from_value(&configuration.policy)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
@@ -72,10 +144,7 @@ impl Filter {
             client_certificates: configuration.client_certificates,
             metrics: Metrics::default(),
             allowances: configuration.log.allowances,
-        });
-        info!("policy {} is in force", filter.engine.hash());
-        LAST.set(Some((digest, Rc::clone(&filter))));
-        Ok(filter)
+        })
     }
 
     /// Whether any rule inspects.

@@ -1,4 +1,4 @@
-//! Root contexts: one for each place in Envoy's configuration; all of one worker share one policy.
+//! Root contexts: one for each place in Envoy's configuration. `explicit` has the policy, the others follow it.
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use proxy_wasm::types::ContextType;
 
 use super::connections::ClientConnection;
 use super::explicit::Explicit;
-use super::filter::Filter;
+use super::filter::{Filter, Policy};
 use super::grants;
 use super::guard::{Found, Guard};
 use super::host;
@@ -38,7 +38,7 @@ pub fn new(context_id: u32) -> Box<dyn RootContext> {
         Some(b"refuse") => Box::new(RefuseRoot::default()),
         Some(b"identity") => Box::new(IdentityRoot),
         root_id => {
-            Box::new(PolicyRoot { place: root_id.and_then(Place::of), filter: None, rechecks: 0, context_id })
+            Box::new(PolicyRoot { place: root_id.and_then(Place::of), policy: None, rechecks: 0, context_id })
         }
     }
 }
@@ -70,19 +70,22 @@ impl Place {
 
 struct PolicyRoot {
     place: Option<Place>,
-    filter: Option<Rc<Filter>>,
+    policy: Option<Policy>,
     /// How often open tunnels are still to be judged by this policy.
     rechecks: u32,
     context_id: u32,
 }
 
 impl PolicyRoot {
+    fn filter(&self) -> Option<Rc<Filter>> {
+        self.policy.as_ref().map(Policy::filter)
+    }
+
     /// When there is something to do next; zero is never.
-    fn next_tick(&self) -> Duration {
-        let asks = self.filter.as_ref().is_some_and(|filter| filter.inspects());
+    fn next_tick(&self, filter: &Filter) -> Duration {
         match self.place {
             Some(Place::Explicit) if self.rechecks > 0 => RECHECK,
-            Some(Place::Explicit) if asks => grants::INSTANCE_PERIOD,
+            Some(Place::Explicit) if filter.inspects() => grants::INSTANCE_PERIOD,
             _ => Duration::ZERO,
         }
     }
@@ -90,8 +93,8 @@ impl PolicyRoot {
 
 impl Context for PolicyRoot {
     fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
-        let Some(filter) = &self.filter else { return };
-        if !unresolved::answered(filter, token, body_size) {
+        let Some(filter) = self.filter() else { return };
+        if !unresolved::answered(&filter, token, body_size) {
             grants::learn_instance(body_size);
         }
     }
@@ -107,14 +110,15 @@ impl RootContext for PolicyRoot {
             return false;
         }
         let text = self.get_plugin_configuration().unwrap_or_default();
-        match Filter::shared(&text) {
-            Ok(filter) => {
-                self.filter = Some(filter);
+        match Policy::parse(&text) {
+            Ok(policy) => {
                 // One of the places is enough: all of a worker share the tunnels, and what is learned.
                 if matches!(self.place, Some(Place::Explicit)) {
+                    policy.lend(&text);
                     self.rechecks = RECHECKS;
                     self.set_tick_period(RECHECK);
                 }
+                self.policy = Some(policy);
                 true
             }
             Err(error) => {
@@ -125,25 +129,28 @@ impl RootContext for PolicyRoot {
     }
 
     fn on_tick(&mut self) {
-        let Some(filter) = &self.filter else { return };
-        unresolved::ask(filter);
+        let Some(filter) = self.filter() else { return };
+        unresolved::ask(&filter);
         if matches!(self.place, Some(Place::Explicit)) {
             let asks_now = self.rechecks.is_multiple_of(RECHECKS_PER_INSTANCE);
             if self.rechecks > 0 {
                 self.rechecks -= 1;
-                open_tunnels::recheck(filter);
+                open_tunnels::recheck(&filter);
             }
             if asks_now && filter.inspects() {
-                grants::ask_instance(filter);
+                grants::ask_instance(&filter);
             }
         }
-        self.set_tick_period(self.next_tick());
+        self.set_tick_period(self.next_tick(&filter));
     }
 
     fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
-        let filter = Rc::clone(self.filter.as_ref()?);
+        let filter = self.filter()?;
         match self.place? {
-            Place::Explicit => Some(Box::new(Explicit::new(filter, context_id))),
+            Place::Explicit => {
+                self.policy.as_ref()?.lend_again();
+                Some(Box::new(Explicit::new(filter, context_id)))
+            }
             Place::Inspected => Some(Box::new(Inner::inspected(filter))),
             Place::Tunnelled => Some(Box::new(Inner::tunnelled(filter))),
             Place::Connections | Place::Tls | Place::Opaque => None,
@@ -151,7 +158,7 @@ impl RootContext for PolicyRoot {
     }
 
     fn create_stream_context(&self, context_id: u32) -> Option<Box<dyn StreamContext>> {
-        let filter = Rc::clone(self.filter.as_ref()?);
+        let filter = self.filter()?;
         match self.place? {
             Place::Connections => {
                 let limit = filter.limits.connections_per_client.map_or(u32::MAX, NonZeroU32::get);
