@@ -1,9 +1,9 @@
 //! What the targets share: policies of one matcher, and something to ask them about.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 
 use outgate_policy::{
-    ClientCertificate, Connection, Destination, Engine, Headers, Identity, PolicyErrors, Request,
+    ClientCertificate, Connection, Destination, Engine, Headers, Identity, Known, PolicyErrors, Request,
     RequestPath, RequestStage, RequestVerdict, Session,
 };
 use serde_json::{Value, json};
@@ -68,13 +68,11 @@ pub fn ask(engine: &Engine, text: &str) -> Answer {
     };
     let connection = Connection { sni: Some("www.a.example"), ..Connection::default() };
     let session = Session {
-        client_ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
-        client_port: 1,
+        circumstances: &Known { client: SocketAddr::from(([10, 0, 0, 1], 1)), now: OffsetDateTime::UNIX_EPOCH },
         identity: &identity,
         destination: &destination,
         certificate: Some(&certificate),
         connection: Some(&connection),
-        now: OffsetDateTime::UNIX_EPOCH,
     };
     engine.connect(&session);
     engine.sniffed(&session);

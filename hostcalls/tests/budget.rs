@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 /// Envoy's V8 takes about a second of CPU for each megabyte of module, for each of its VMs at the start.
 const LARGEST_MODULE: u64 = 2_600_000;
 
+/// The plugin configuration of all roots but `explicit`.
+const FOLLOWS: &[u8] = br#"{"policy_of": "explicit"}"#;
+
 fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/outgate.wasm")
 }
@@ -110,14 +113,14 @@ impl Place {
         Self { host, root }
     }
 
-    /// Inside a tunnel to `destination` that the same policy opened.
+    /// Inside a tunnel to `destination` that the root `explicit` of the same VM opened.
     fn inside(root_id: &str, plugin: &Value, destination: &str) -> Self {
-        let mut outside = Self::new("explicit", plugin);
-        Exchange::run(&mut outside.host, outside.root, request("CONNECT", "", destination, ""));
-        let session = outside.host.state().request_header("x-outgate-session").expect("a session").to_vec();
-        let mut inside = Self::new(root_id, plugin);
-        inside.host.state().properties.insert("filter_state.outgate.session".to_owned(), session);
-        inside
+        let Self { mut host, root: explicit } = Self::new("explicit", plugin);
+        Exchange::run(&mut host, explicit, request("CONNECT", "", destination, ""));
+        let session = host.state().request_header("x-outgate-session").expect("a session").to_vec();
+        host.state().properties.insert("filter_state.outgate.session".to_owned(), session);
+        let root = host.root(root_id, FOLLOWS).unwrap().expect("a root that follows");
+        Self { host, root }
     }
 
     /// The second of two alike: the first defines metrics.
@@ -156,6 +159,13 @@ fn an_allowed_exchange_asks_for_what_its_rules_need() {
         &[rule(10, "ALLOW", "inIpRange(source.ip, '10.0.0.0/8')", Some("request.method == 'GET'"), true)],
         &json!({}),
     );
+    let by_another_source = plugin(
+        &[
+            rule(10, "ALLOW", "host() == 'b.example' && inIpRange(source.ip, '10.0.0.0/8')", None, false),
+            rule(20, "ALLOW", "host() == 'a.example'", Some("request.method == 'GET'"), true),
+        ],
+        &json!({}),
+    );
     let logged = json!({"policy": by_header["policy"]});
     let clear = || request("GET", "http", "a.example", "/x");
     let decrypted = || request("GET", "https", "a.example", "/x");
@@ -174,6 +184,13 @@ fn an_allowed_exchange_asks_for_what_its_rules_need() {
             request: clear(),
             data: 2,
             all: 7,
+        },
+        Budget {
+            scenario: "in the clear, by headers, where rules of other hosts ask for the source",
+            place: Place::new("explicit", &by_another_source),
+            request: clear(),
+            data: 1,
+            all: 6,
         },
         Budget {
             scenario: "in the clear, by headers, logged",
@@ -260,14 +277,62 @@ fn a_client_speaks_for_nobody_but_itself() {
 
 #[test]
 fn a_session_without_its_client_or_its_state_goes_nowhere() {
+    let sources = json!({"sources": [{"cidrs": ["10.0.0.0/8"], "tags": ["tagValues/1"]}]});
+    let connect = || request("CONNECT", "", "a.example:443", "");
+    let clear = || request("GET", "http", "a.example", "/x");
+    for (matcher, outgate, request, refused) in [
+        ("true", json!({}), connect(), Some(500)),
+        ("true", json!({}), clear(), None),
+        ("!inIpRange(source.ip, '10.0.0.0/8')", json!({}), clear(), Some(500)),
+        ("!source.matchTag('tagValues/1')", sources, clear(), Some(500)),
+    ] {
+        let mut outside =
+            Place::new("explicit", &plugin(&[rule(10, "ALLOW", matcher, None, false)], &outgate));
+        outside.host.state().properties.remove("source.address");
+        assert_eq!(Exchange::run(&mut outside.host, outside.root, request).refused, refused, "{matcher}");
+    }
     let plugin = plugin(&[rule(10, "ALLOW", "true", None, false)], &json!({}));
-    let mut outside = Place::new("explicit", &plugin);
-    outside.host.state().properties.remove("source.address");
-    let connect = request("CONNECT", "", "a.example:443", "");
-    assert_eq!(Exchange::run(&mut outside.host, outside.root, connect).refused, Some(500));
     let mut inside = Place::new("inspected", &plugin);
     let request = request("GET", "https", "a.example", "/x");
     assert_eq!(Exchange::run(&mut inside.host, inside.root, request).refused, Some(500));
+}
+
+/// The policy of `explicit` counts for the others at once, also if Envoy goes on with an old root, and after a trap.
+#[test]
+fn roots_without_a_policy_follow_the_root_explicit() {
+    let allows = |method: &str, generation: u32| {
+        let mut plugin = plugin(
+            &[rule(10, "ALLOW", "true", Some(&format!("request.method == '{method}'")), true)],
+            &json!({}),
+        );
+        plugin["generation"] = generation.into();
+        plugin.to_string().into_bytes()
+    };
+    let opened = |host: &mut Host, root: u32| {
+        ["GET", "PUT"].map(|method| {
+            Exchange::run(host, root, request(method, "https", "a.example", "/x")).refused.is_none()
+        })
+    };
+    let first = serde_json::from_slice(&allows("GET", 0)).unwrap();
+    let Place { mut host, root } = Place::inside("inspected", &first, "a.example:443");
+    assert_eq!(opened(&mut host, root), [true, false]);
+    host.root("explicit", &allows("PUT", 1)).unwrap().expect("a second policy");
+    assert_eq!(opened(&mut host, root), [false, true]);
+    assert_eq!(host.root("explicit", b"{}").unwrap(), None, "a third is refused");
+    assert_eq!(opened(&mut host, root), [false, true], "and changes nothing");
+    // Its context is its first, numbered 1.
+    Exchange::run(&mut host, 1, request("GET", "http", "a.example", "/x"));
+    assert_eq!(opened(&mut host, root), [true, false], "what `explicit` decides by counts");
+
+    let shared = host.state().shared.clone();
+    let session = host.state().properties.clone();
+    for (shared, expected) in [(shared, [false, true]), (Default::default(), [false, false])] {
+        let mut next = module().start().unwrap();
+        next.state().shared = shared;
+        next.state().properties = session.clone();
+        let root = next.root("inspected", FOLLOWS).unwrap().expect("a root in a VM of its own");
+        assert_eq!(opened(&mut next, root), expected);
+    }
 }
 
 /// What origins say beside the status is enough to know that it is not Envoy's own answer.

@@ -4,11 +4,11 @@
 #![allow(missing_docs, reason = "what criterion's macros write has none")]
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use outgate_policy::{
-    Destination, Engine, Headers, Identity, Request, RequestPath, RequestStage, Scheme, Session,
+    Destination, Engine, Headers, Identity, Known, Request, RequestPath, RequestStage, Scheme, Session,
 };
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ impl Fields {
 /// A client, and what it wants.
 struct World {
     identity: Identity,
-    client: IpAddr,
+    circumstances: Known,
     destination: Destination,
     path: RequestPath,
     headers: Headers,
@@ -71,7 +71,10 @@ impl World {
             [("user-agent", b"curl/8.5.0"), ("accept", b"*/*"), ("x-request", b"7")];
         Self {
             identity: Identity::default(),
-            client: Ipv4Addr::new(10, octet(number / 256), octet(number), 1).into(),
+            circumstances: Known {
+                client: SocketAddr::from(([10, octet(number / 256), octet(number), 1], 50_000)),
+                now: time::OffsetDateTime::UNIX_EPOCH,
+            },
             path: RequestPath::parse(&format!("/p{number}/x?y=1")).unwrap(),
             headers: Headers::of_request(&destination.host, sent),
             destination,
@@ -80,13 +83,11 @@ impl World {
 
     fn session(&self) -> Session<'_> {
         Session {
-            client_ip: self.client,
-            client_port: 50_000,
+            circumstances: &self.circumstances,
             identity: &self.identity,
             destination: &self.destination,
             certificate: None,
             connection: None,
-            now: time::OffsetDateTime::UNIX_EPOCH,
         }
     }
 }

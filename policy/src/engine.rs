@@ -27,7 +27,6 @@ pub struct Engine {
     hash: String,
     rules: Vec<Rule>,
     indexes: Indexes,
-    asks_about_client: bool,
 }
 
 /// An enabled rule, by its place in [`Engine::rules`].
@@ -103,11 +102,6 @@ impl Engine {
     /// Who a client is, by `outgate.sources`.
     pub fn identify(&self, client: &Client<'_>) -> Identity {
         Identity::of(&self.document.outgate.sources, client)
-    }
-
-    /// Whether verdicts may depend on who the client is.
-    pub fn asks_about_client(&self) -> bool {
-        self.asks_about_client
     }
 
     /// Decides a tunnel when it is asked for.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -15,7 +15,7 @@ use crate::headers::Headers;
 use crate::host::{Authority, Destination};
 use crate::path::RequestPath;
 use crate::reason::Reason;
-use crate::session::{Client, ClientCertificate, Connection, Request, RequestStage, Session};
+use crate::session::{Client, ClientCertificate, Connection, Known, Request, RequestStage, Session};
 use crate::source::Identity;
 use crate::verdict::{ConnectVerdict, Reading, RequestVerdict, TlsVerdict, agree};
 use crate::walk::{Observer, Outcome, Stage, Walk};
@@ -197,7 +197,7 @@ struct Explanation<'e> {
     question: &'e Question,
     resolved: &'e dyn Fn(&Destination) -> bool,
     identity: Identity,
-    now: OffsetDateTime,
+    circumstances: Known,
     trace: Vec<Step>,
     /// What `trace` has.
     told: HashSet<Step>,
@@ -223,7 +223,10 @@ impl<'e> Explanation<'e> {
             question,
             resolved,
             identity,
-            now: OffsetDateTime::now_utc(),
+            circumstances: Known {
+                client: SocketAddr::new(source.ip, source.port),
+                now: OffsetDateTime::now_utc(),
+            },
             trace: Vec::new(),
             told: HashSet::new(),
         }
@@ -266,8 +269,8 @@ impl<'e> Explanation<'e> {
         if let Some(refused) = self.refused_address(&destination) {
             return (refused, None);
         }
-        let identity = self.identity.clone();
-        let session = self.session(&identity, &destination, None);
+        let (identity, circumstances) = (self.identity.clone(), self.circumstances);
+        let session = self.session(&circumstances, &identity, &destination, None);
         let connect = Walk::new(self.engine, ()).connect(&session);
         let sniffed_tls = matches!(connect, ConnectVerdict::Sniff { .. }) && self.question.flow == Flow::Tls;
         if !sniffed_tls {
@@ -291,8 +294,8 @@ impl<'e> Explanation<'e> {
     fn tls(&mut self, destination: &Destination) -> (Decided, Option<Decided>) {
         let sni = self.question.sni.as_deref();
         let connection = Connection { sni, ..Connection::default() };
-        let identity = self.identity.clone();
-        let session = self.session(&identity, destination, Some(&connection));
+        let (identity, circumstances) = (self.identity.clone(), self.circumstances);
+        let session = self.session(&circumstances, &identity, destination, Some(&connection));
         let verdict = self.walk(|walk| walk.tls(&session, Sniffing::Done)).unwrap_or(TlsVerdict::Deny(None));
         let differs =
             |reason: Reason| (Decided { verdict: "fail", rule: None, reason: reason.as_str() }, None);
@@ -349,11 +352,15 @@ impl<'e> Explanation<'e> {
         let headers = Headers::of_request(&asked.host, pairs);
         let asked =
             Request { method: &request.method, scheme: stage.scheme(), path: &path, headers: &headers };
-        let identity = self.identity.clone();
+        let (identity, circumstances) = (self.identity.clone(), self.circumstances);
         let sni = self.question.sni.as_deref();
         let connection = Connection { sni, ..Connection::default() };
-        let session =
-            self.session(&identity, destination, (stage == RequestStage::Inspected).then_some(&connection));
+        let session = self.session(
+            &circumstances,
+            &identity,
+            destination,
+            (stage == RequestStage::Inspected).then_some(&connection),
+        );
         let decision = self.engine.request(&session, &asked, stage);
         let reading = match (decision.reading, path.folded()) {
             (Reading::Folded, Some(folded)) => folded,
@@ -368,6 +375,7 @@ impl<'e> Explanation<'e> {
 
     fn session<'s>(
         &self,
+        circumstances: &'s Known,
         identity: &'s Identity,
         destination: &'s Destination,
         connection: Option<&'s Connection<'s>>,
@@ -375,15 +383,12 @@ impl<'e> Explanation<'e> {
     where
         'e: 's,
     {
-        let question = self.question;
         Session {
-            client_ip: self.question.source.ip,
-            client_port: self.question.source.port,
+            circumstances,
             identity,
             destination,
-            certificate: question.source.certificate.as_ref(),
+            certificate: self.question.source.certificate.as_ref(),
             connection,
-            now: self.now,
         }
     }
 

@@ -89,11 +89,6 @@ impl Expression {
         self.condition.can_fail()
     }
 
-    /// Whether it may ask about the client: all that tells of it is said as `source.` something.
-    pub fn asks_about_client(&self) -> bool {
-        self.source.contains("source")
-    }
-
     /// Why it holds, or does not, or fails: for people.
     pub fn describe(&self, facts: &Facts<'_>) -> String {
         describe(&self.condition, &self.source, facts)

@@ -39,7 +39,9 @@ pub use headers::Headers;
 pub use host::{Authority, Destination, HostError, HostName};
 pub use path::{PathError, RequestPath};
 pub use reason::Reason;
-pub use session::{Client, ClientCertificate, Connection, Request, RequestStage, Scheme, Session};
+pub use session::{
+    Circumstances, Client, ClientCertificate, Connection, Known, Request, RequestStage, Scheme, Session,
+};
 pub use source::{Identity, Source};
 pub use verdict::{
     ConnectDecision, ConnectVerdict, Reading, RequestDecision, RequestVerdict, TlsDecision, TlsVerdict, agree,

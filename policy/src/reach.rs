@@ -1,13 +1,13 @@
 //! What a policy can do to a host, whoever asks for it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 
 use time::OffsetDateTime;
 
 use crate::engine::{Engine, RuleKind};
 use crate::expression::{Facts, Failure, Sniffing};
 use crate::host::{Destination, HostName};
-use crate::session::Session;
+use crate::session::{Known, Session};
 use crate::source::Identity;
 
 impl Engine {
@@ -16,13 +16,14 @@ impl Engine {
     pub fn may_inspect(&self, host: &HostName) -> bool {
         let destination = Destination { host: host.clone(), port: 443 };
         let session = Session {
-            client_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            client_port: 0,
+            circumstances: &Known {
+                client: SocketAddr::from(([0, 0, 0, 0], 0)),
+                now: OffsetDateTime::UNIX_EPOCH,
+            },
             identity: &Identity::default(),
             destination: &destination,
             certificate: None,
             connection: None,
-            now: OffsetDateTime::UNIX_EPOCH,
         };
         // Of these facts only the host is looked at.
         let facts = Facts::of_session(&session, Sniffing::AnySession);

@@ -1,6 +1,6 @@
 //! What a verdict is about: a client, its session, one of its requests.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -71,13 +71,39 @@ pub struct Connection<'a> {
     pub ja4: Option<&'a str>,
 }
 
-/// One connection of a client to a destination.
+/// What is found out when a rule asks for it: who knows pays for it.
+pub trait Circumstances {
+    /// The TCP peer.
+    fn client(&self) -> SocketAddr;
+
+    /// The time of the decision.
+    fn now(&self) -> OffsetDateTime;
+}
+
+/// Circumstances that are known.
 #[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The TCP peer.
+    pub client: SocketAddr,
+    /// The time of the decision.
+    pub now: OffsetDateTime,
+}
+
+impl Circumstances for Known {
+    fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        self.now
+    }
+}
+
+/// One connection of a client to a destination.
+#[derive(Clone, Copy)]
 pub struct Session<'a> {
-    /// The address of the TCP peer.
-    pub client_ip: IpAddr,
-    /// Its port.
-    pub client_port: u16,
+    /// Who connects, and when.
+    pub circumstances: &'a dyn Circumstances,
     /// What [`Engine::identify`](crate::Engine::identify) made of it.
     pub identity: &'a Identity,
     /// Where it wants to go.
@@ -86,8 +112,6 @@ pub struct Session<'a> {
     pub certificate: Option<&'a ClientCertificate>,
     /// What sniffing found; none before.
     pub connection: Option<&'a Connection<'a>>,
-    /// The time of the decision.
-    pub now: OffsetDateTime,
 }
 
 /// One request.

@@ -13,7 +13,7 @@ mod reference;
 mod seeds;
 mod walks;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -85,13 +85,11 @@ impl Case {
         let identity = Identity::new(self.tags.clone(), vec!["ci@p.example".to_owned()]);
         let destination = Destination::parse(self.destination).unwrap();
         ask(&Session {
-            client_ip: self.ip.parse::<IpAddr>().unwrap(),
-            client_port: 4711,
+            circumstances: &Known { client: SocketAddr::new(self.ip.parse().unwrap(), 4711), now: self.now },
             identity: &identity,
             destination: &destination,
             certificate: self.certificate.as_ref(),
             connection: self.connection.as_ref(),
-            now: self.now,
         })
     }
 

@@ -17,8 +17,8 @@ use crate::denial::{Answer, Denial};
 use crate::handshake::classify::{Evidence, Failure, Progress, classify};
 use crate::routing::Leg;
 use outgate_policy::{
-    Authority, ClientCertificate, Connection, Destination, Engine, Headers, HostName, Identity, Reason,
-    Request, RequestPath, RequestStage, RequestVerdict, RuleId, Session, Source,
+    Authority, Circumstances, ClientCertificate, Connection, Destination, Engine, Headers, HostName,
+    Identity, Reason, Request, RequestPath, RequestStage, RequestVerdict, RuleId, Session, Source,
 };
 
 /// Headers that neither rules nor origins see: what only we may say, and what belongs to the hop to us.
@@ -172,6 +172,11 @@ impl Exchange {
         *self.client.get_or_init(|| client::address(&self.filter))
     }
 
+    /// Whether a rule, or somebody else, asked for the client in vain: then no verdict counts.
+    fn lacks_client(&self) -> bool {
+        self.client.get() == Some(&None)
+    }
+
     /// The client is known already.
     pub fn set_client(&mut self, client: SocketAddr) {
         self.client = OnceCell::from(Some(client));
@@ -186,10 +191,6 @@ impl Exchange {
     /// What the client wants to read.
     fn accept(&self) -> Option<String> {
         self.incoming.accept().or_else(|| self.headers.get("accept").map(str::to_owned))
-    }
-
-    fn now(&self) -> OffsetDateTime {
-        *self.now.get_or_init(host::now)
     }
 
     /// Decides a request by its path, method and headers; these and the session are known.
@@ -218,6 +219,9 @@ impl Exchange {
             headers: &self.headers,
         };
         let decision = self.filter.engine.request(&session, &request, self.stage);
+        if self.lacks_client() {
+            return self.stop();
+        }
         match decision.verdict {
             RequestVerdict::Allow(rule) => {
                 self.record(&Outcome::allowed(Subject::Request, "allow", rule, &decision.errors));
@@ -247,18 +251,12 @@ impl Exchange {
 
     /// What rules see of the session.
     pub fn session<'s>(&'s self, destination: &'s Destination) -> Session<'s> {
-        // Nobody asks, or the exchange would have been stopped.
-        let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        let client =
-            if self.filter.engine.asks_about_client() { self.client().unwrap_or(nobody) } else { nobody };
         Session {
-            client_ip: client.ip(),
-            client_port: client.port(),
+            circumstances: self,
             identity: &self.identity,
             destination,
             certificate: self.certificate.as_ref(),
             connection: None,
-            now: self.now(),
         }
     }
 
@@ -283,7 +281,7 @@ impl Exchange {
             rule,
             detail: outcome.detail,
             failure: outcome.failure,
-            client: self.client(),
+            client: Self::client(self),
             identity: Some(&self.identity),
             destination: self.destination.as_ref(),
             server_name: self.server_name.as_deref(),
@@ -345,7 +343,7 @@ impl Exchange {
             destination_bytes: host::integer_property(&["response", "total_size"]).unwrap_or(0),
             duration: host::integer_property(&["request", "duration"]).unwrap_or(0),
             reason: reason.as_deref(),
-            client: self.client(),
+            client: Self::client(self),
             destination: self.destination.as_ref(),
             destination_ip: host::address("upstream").map(|address| address.ip()),
             request_id: self.request_id(),
@@ -418,6 +416,16 @@ impl Exchange {
             && (sent == self.incoming.path || host::set_request_header(":path", sent))
             && host::set_request_header(ROUTE, &self.filter.routing.cluster(destination, leg));
         if routed { Action::Continue } else { self.stop() }
+    }
+}
+
+impl Circumstances for Exchange {
+    fn client(&self) -> SocketAddr {
+        Self::client(self).unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        *self.now.get_or_init(host::now)
     }
 }
 

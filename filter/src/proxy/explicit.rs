@@ -205,8 +205,8 @@ impl HttpContext for Explicit {
         self.exchange.certificate = client::certificate(&self.exchange.filter);
         self.exchange.incoming = Incoming::read();
         let connects = self.exchange.incoming.method == "CONNECT";
-        let asks = connects || self.exchange.filter.engine.asks_about_client();
-        if asks && self.exchange.client().is_none() {
+        let identifies = !self.exchange.filter.engine.document().outgate.sources.is_empty();
+        if (connects || identifies) && self.exchange.client().is_none() {
             return self.exchange.stop();
         }
         if connects { self.connect() } else { self.request() }

@@ -20,7 +20,7 @@ use crate::handshake::told::INSPECTED;
 use crate::routing::Leg;
 use crate::session_state::{SessionState, TlsState};
 use outgate_policy::agree::{self, ServerName};
-use outgate_policy::{Connection, Destination, HostName, Reason, Session};
+use outgate_policy::{Connection, Destination, HostName, Known, Reason, Session};
 
 /// BoringSSL's CONNECTION_REJECTED, as Envoy writes it: no certificate came for this connection.
 const CERTIFICATE_REFUSED: &str = "|268435589:";
@@ -117,13 +117,11 @@ impl Guard {
         let ja4 = host::text_property(&["filter_state", "outgate.ja4"]);
         let connection = Connection { sni: server_name, tls_version: None, ja4: ja4.as_deref() };
         let decision = self.filter.engine.sniffed(&Session {
-            client_ip: state.client.ip(),
-            client_port: state.client.port(),
+            circumstances: &Known { client: state.client, now: host::now() },
             identity: &identity,
             destination,
             certificate: state.certificate.as_ref(),
             connection: Some(&connection),
-            now: host::now(),
         });
         TlsState::new(Some(decision.verdict), |rule| self.filter.rule_name(rule))
     }

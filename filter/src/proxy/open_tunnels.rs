@@ -12,7 +12,8 @@ use super::host;
 use crate::decision::{Decision, RequestFacts, Subject};
 use outgate_policy::document::OpenTunnels;
 use outgate_policy::{
-    ClientCertificate, ConnectVerdict, Connection, Destination, Identity, Reason, RuleId, Session, TlsVerdict,
+    ClientCertificate, ConnectVerdict, Connection, Destination, Identity, Known, Reason, RuleId, Session,
+    TlsVerdict,
 };
 
 thread_local! {
@@ -64,13 +65,11 @@ impl Tunnel {
     /// Whether this policy denies it, and the rule that does.
     fn denied_by(&self, filter: &Filter) -> Option<Option<RuleId>> {
         let mut session = Session {
-            client_ip: self.client.ip(),
-            client_port: self.client.port(),
+            circumstances: &Known { client: self.client, now: host::now() },
             identity: &self.identity,
             destination: &self.destination,
             certificate: self.certificate.as_ref(),
             connection: None,
-            now: host::now(),
         };
         match &self.end {
             End::Connect => match filter.engine.connect(&session).verdict {

@@ -37,12 +37,7 @@ pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
     }
     let hash = hash(value);
     let indexes = Indexes::new(&rules, document.outgate.after_inspection, &url_lists);
-    let asks_about_client = !document.outgate.sources.is_empty()
-        || rules.iter().any(|rule| {
-            rule.session.asks_about_client()
-                || rule.application.as_ref().is_some_and(Expression::asks_about_client)
-        });
-    Ok(Engine { document, hash, rules, indexes, asks_about_client })
+    Ok(Engine { document, hash, rules, indexes })
 }
 
 fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {

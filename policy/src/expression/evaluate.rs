@@ -20,7 +20,6 @@ use crate::excerpt::Excerpt;
 use crate::session::{ClientCertificate, Request, Session};
 
 /// What a matcher is asked about.
-#[derive(Debug)]
 pub struct Facts<'a> {
     session: &'a Session<'a>,
     sniffing: Sniffing,
@@ -96,9 +95,9 @@ impl<'a> Facts<'a> {
         let absent = || Failure::Absent(attribute.name());
         let text = match attribute {
             Attribute::Host => Some(self.session.destination.host.as_str()),
-            Attribute::SourceIp => Some(
-                self.source_ip.get_or_init(|| self.session.client_ip.to_canonical().to_string()).as_str(),
-            ),
+            Attribute::SourceIp => {
+                Some(self.source_ip.get_or_init(|| self.client_ip().to_canonical().to_string()).as_str())
+            }
             Attribute::CertificateIssuer => self.certificate().map(|certificate| certificate.issuer.as_str()),
             Attribute::CertificateSerial => self.certificate().map(|certificate| certificate.serial.as_str()),
             Attribute::CertificateSha256 => self.certificate().map(|certificate| certificate.sha256.as_str()),
@@ -136,7 +135,7 @@ impl<'a> Facts<'a> {
     pub(crate) fn number(&self, attribute: Attribute) -> Result<i64, Failure> {
         self.known(attribute)?;
         match attribute {
-            Attribute::SourcePort => Ok(i64::from(self.session.client_port)),
+            Attribute::SourcePort => Ok(i64::from(self.session.circumstances.client().port())),
             Attribute::DestinationPort => Ok(i64::from(self.session.destination.port)),
             _ => Err(Failure::Absent(attribute.name())),
         }
@@ -145,7 +144,7 @@ impl<'a> Facts<'a> {
     pub(super) fn time(&self, attribute: Attribute) -> Result<OffsetDateTime, Failure> {
         self.known(attribute)?;
         match attribute {
-            Attribute::RequestTime => Some(self.session.now),
+            Attribute::RequestTime => Some(self.session.circumstances.now()),
             Attribute::CertificateNotAfter => self.certificate().map(|certificate| certificate.not_after),
             _ => None,
         }
@@ -186,7 +185,7 @@ impl<'a> Facts<'a> {
 
     /// The address of the client.
     pub(crate) fn client_ip(&self) -> IpAddr {
-        self.session.client_ip
+        self.session.circumstances.client().ip()
     }
 
     fn known_identity(&self) -> Result<&'a crate::source::Identity, Failure> {
@@ -304,7 +303,7 @@ impl Condition {
             }
             Test::SourceInRange(range) => {
                 facts.known_client()?;
-                Ok(range.contains(facts.session.client_ip))
+                Ok(range.contains(facts.client_ip()))
             }
             Test::InUrlList(text, lists, list) => Ok(lists.contains(*list, &text.evaluate(frame)?)),
             Test::HasTag(tag) => Ok(facts.known_identity()?.has_tag(&tag.evaluate(frame)?)),
