@@ -44,6 +44,11 @@ bench-path: wasm envoy ## What the whole way through the proxy costs, beside Env
 	$(CARGO) build --locked --release --bin outgate --bin cert-service --bin outgate-bench-path
 	target/release/outgate-bench-path $(ARGUMENTS)
 
+.PHONY: bench-policy
+bench-policy: wasm envoy ## What a large policy costs at the start, in memory, and when it is swapped: target/bench/policy.json
+	$(CARGO) build --locked --release --bin outgate --bin cert-service --bin outgate-bench-policy
+	target/release/outgate-bench-policy $(ARGUMENTS)
+
 .PHONY: bench-handshake
 bench-handshake: build envoy ## What explaining a failed handshake costs, side by side
 	@$(CARGO) test --locked --package outgate-tests --test end_to_end -- --ignored --nocapture handshake_bench

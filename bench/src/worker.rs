@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use outgate_tests::client;
 use outgate_tests::outgate::executable;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::statistics::Estimate;
 
 /// The folder of what was built.
 pub fn target() -> PathBuf {
@@ -69,6 +71,55 @@ impl Drop for Envoy {
     fn drop(&mut self) {
         let _already_gone = self.process.kill();
         let _reaped = self.process.wait();
+    }
+}
+
+/// What a process has cost so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Its time on processors, in seconds; of threads that ended as well.
+    pub seconds: f64,
+    /// What Envoy's allocator gave out, in megabytes; without the memories of VMs.
+    pub allocated: f64,
+    /// What is in memory, in megabytes.
+    pub resident: f64,
+}
+
+impl Cost {
+    /// Of an Envoy.
+    pub async fn of(pid: u32, admin: SocketAddr) -> Self {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // After the name, which may hold spaces, come the state and ten more; a tick is a hundredth of a second.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks: f64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        let memory: Value = serde_json::from_str(&client::get(admin, "/memory").await.body).unwrap();
+        let allocated: f64 = memory["allocated"].as_str().unwrap().parse().unwrap();
+        Self { seconds: ticks / 100.0, allocated: allocated / 1e6, resident: kilobytes / 1e3 }
+    }
+
+    /// The median of each figure.
+    pub fn median(costs: &[Self]) -> Self {
+        let of = |figure: fn(&Self) -> f64| Estimate::of(costs.iter().map(figure).collect()).median;
+        Self {
+            seconds: of(|cost| cost.seconds),
+            allocated: of(|cost| cost.allocated),
+            resident: of(|cost| cost.resident),
+        }
+    }
+
+    /// As a row of `policy.json`.
+    pub fn json(&self, scenario: &str, rules: usize) -> Value {
+        let round = |figure: f64| (figure * 100.0).round() / 100.0;
+        json!({
+            "scenario": scenario,
+            "rules": rules,
+            "cpu_s": round(self.seconds),
+            "allocated_mb": round(self.allocated),
+            "resident_mb": round(self.resident),
+        })
     }
 }
 
