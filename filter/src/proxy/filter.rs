@@ -64,7 +64,7 @@ impl Filter {
         }
         let configuration = PluginConfiguration::parse(text)?;
         let filter = Rc::new(Self {
-            engine: Engine::from_value(&configuration.policy)?,
+            engine: Engine::with_programs(&configuration.policy, &configuration.patterns)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
             since: host::now_milliseconds(),
