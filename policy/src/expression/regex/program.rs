@@ -229,3 +229,120 @@ fn push_state(bytes: &mut Vec<u8>, state: &thompson::State) -> Option<()> {
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expression::regex::{Regex, compile};
+    use crate::tests::random::Random;
+
+    fn text(bytes: &[u8]) -> String {
+        STANDARD_NO_PAD.encode(bytes)
+    }
+
+    /// Version 1, no part, two states, the first first; then the states.
+    fn two_states(states: &[u8]) -> String {
+        text(&[&[1, 0, 2, 0], states].concat())
+    }
+
+    fn refusal(program: &str) -> Option<ProgramError> {
+        Program::read(program).err()
+    }
+
+    #[test]
+    fn what_cannot_be_searched_with_is_refused() {
+        for (program, expected) in [
+            (two_states(&[RANGE, b'a', b'z', 1, MATCH]), None),
+            (two_states(&[RANGES, 2, b'a', b'b', 1, b'c', b'c', 0, MATCH]), None),
+            (two_states(&[WAYS, 2, 0, 1, MATCH]), None),
+            (two_states(&[FIRST_LOOK + 5, 1, FAIL]), None),
+            ("é".to_owned(), Some(ProgramError::Base64)),
+            ("AA==".to_owned(), Some(ProgramError::Base64)),
+            (String::new(), Some(ProgramError::Version)),
+            (text(&[2, 0, 1, 0, MATCH]), Some(ProgramError::Version)),
+            ("A".repeat(LONGEST + 1), Some(ProgramError::TooLong)),
+            (text(&[1]), Some(ProgramError::Damaged)),
+            (text(&[1, 1, 0xff, 1, 0, MATCH]), Some(ProgramError::Damaged)),
+            (text(&[1, 9, b'a', 1, 0, MATCH]), Some(ProgramError::Damaged)),
+            (text(&[1, 0, 0, 0]), Some(ProgramError::Damaged)),
+            (text(&[1, 0, 1, 1, MATCH]), Some(ProgramError::Damaged)),
+            (text(&[1, 0, 0x80, 0x80, 0x80, 0x80, 1, 0]), Some(ProgramError::Damaged)),
+            (two_states(&[MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[MATCH, MATCH, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[RANGE, b'z', b'a', 1, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[RANGE, b'a', b'z', 2, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[RANGES, 1, b'a', b'b', 1, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[RANGES, 2, b'a', b'b', 1, b'b', b'c', 1, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[RANGES, 2, b'c', b'c', 1, b'a', b'b', 1, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[WAYS, 0, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[WAYS, 1, 0, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[WAYS, 2, 0, 2, MATCH]), Some(ProgramError::Damaged)),
+            (two_states(&[FIRST_LOOK + 6, 1, MATCH]), Some(ProgramError::Damaged)),
+        ] {
+            assert_eq!(refusal(&program), expected, "{program:.80}");
+        }
+        let states = |count: usize| {
+            let mut bytes = vec![1, 0];
+            push(&mut bytes, count);
+            bytes.push(0);
+            bytes.resize(bytes.len() + count, FAIL);
+            text(&bytes)
+        };
+        assert_eq!(refusal(&states(MOST_STATES)), None);
+        assert_eq!(refusal(&states(MOST_STATES + 1)), Some(ProgramError::Damaged));
+    }
+
+    #[test]
+    fn whatever_happens_to_a_program_it_is_refused_or_works() {
+        const TEXTS: [&str; 4] = ["", "/v1/item7\n", "aé日🦀 \0", "aaaaaaaaaaaaaaaaaaaaaaaaab"];
+        let (mut refused, mut works) = (0, 0);
+        let mut search = |bytes: &[u8]| match Regex::new("x", &text(bytes)) {
+            Ok(regex) => {
+                works += 1;
+                TEXTS.iter().for_each(|text| _ = regex.is_match(text));
+            }
+            Err(_) => refused += 1,
+        };
+        let mut random = Random::new(1);
+        for pattern in ["^/v[0-9]+/item7$", r"(?im)^\bk*(aé|[^b]\B)+?$", r"(a|b|)*(\C{2}|[日-本]){3}", r"\pL"]
+        {
+            let program = STANDARD_NO_PAD.decode(compile(pattern).unwrap()).unwrap();
+            for length in 0..program.len().min(100) {
+                search(&program[..length]);
+            }
+            for _ in 0..2_000 {
+                let mut damaged = program.clone();
+                for _ in 0..=random.below(3) {
+                    // Mostly near the beginning, where the counts are.
+                    let near = if random.below(2) == 0 { 24 } else { damaged.len() };
+                    let place = random.below(near.min(damaged.len()));
+                    damaged[place] = match random.below(3) {
+                        0 => damaged[place] ^ (1 << random.below(8)),
+                        1 => u8::try_from(random.below(256)).unwrap(),
+                        _ => u8::try_from(random.below(12)).unwrap(),
+                    };
+                }
+                search(&damaged);
+            }
+        }
+        for _ in 0..5_000 {
+            let length = random.below(40);
+            let states = (0..length).map(|_| u8::try_from(random.below(12)).unwrap());
+            search(&[1, 0, 4, 0].into_iter().chain(states).collect::<Vec<_>>());
+        }
+        assert!(refused > 1_000 && works > 1_000, "{refused} refused, {works} work");
+    }
+
+    /// The compiler's limit of memory bounds the text too.
+    #[test]
+    fn the_largest_patterns_have_programs() {
+        for piece in ["[^a]", r"\pL", "(?i)k", "(a|b|c)"] {
+            let repeated = |count: usize| compile(&format!("({piece}){{{count}}}")).ok();
+            let counts: Vec<usize> = (1..=1_000).collect();
+            let most = counts.partition_point(|count| repeated(*count).is_some());
+            let largest = repeated(most).unwrap();
+            println!("{most} × {piece}: a program of {} bytes", largest.len());
+            assert_eq!(refusal(&largest), None, "{piece}");
+        }
+    }
+}
