@@ -71,10 +71,9 @@ fn the_module_searches_with_the_programs_that_come_with_the_policy() {
 #[test]
 fn a_pattern_without_a_whole_program_is_refused_with_the_remedy() {
     let policy = policy("^/a");
-    let program = &Engine::from_value(&policy).unwrap().programs()["^/a"].clone();
     for (patterns, expected) in [
         (json!({}), "the pattern `^/a` comes without its program; have `outgate render` write this plugin"),
-        (json!({"^/a": program[..4]}), "the program of the pattern `^/a` is damaged"),
+        (json!({"^/a": "AQAB"}), "the program of the pattern `^/a` is damaged"),
     ] {
         let plugin = json!({"policy": policy, "patterns": patterns}).to_string();
         let mut host = start();
