@@ -54,6 +54,8 @@ mod mtls;
 mod overload;
 #[path = "end_to_end/paths.rs"]
 mod paths;
+#[path = "end_to_end/patterns.rs"]
+mod patterns;
 #[path = "end_to_end/pools.rs"]
 mod pools;
 #[path = "end_to_end/rejection.rs"]

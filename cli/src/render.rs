@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use outgate_filter::configuration::{Grants, Lender, Limits, Log, PluginConfiguration, PolicyOf};
 use outgate_filter::routing::{Leg, Routing};
+use outgate_policy::Programs;
 use outgate_policy::address::Cidr;
 
 use crate::resolve::Resolve;
@@ -67,6 +68,8 @@ const CONNECTIONS: &str = "connections";
 pub struct Rendering {
     /// The policy as its file says it.
     pub policy: Value,
+    /// Its patterns, compiled.
+    pub patterns: Programs,
     /// The explicit listener.
     pub listen: SocketAddr,
     /// Envoy's admin interface.
@@ -181,6 +184,7 @@ impl Rendering {
     fn plugin_json(&self) -> Result<String, RenderError> {
         let configuration = PluginConfiguration {
             policy: self.policy.clone(),
+            patterns: self.patterns.clone(),
             routing: Routing {
                 shards: self.shards,
                 resolve: self.resolve.iter().map(|entry| entry.destination.clone()).collect(),

@@ -118,6 +118,7 @@ fn render(
     let Target::Envoy = args.target;
     let rendering = Rendering {
         policy,
+        patterns: engine.programs().clone(),
         listen: args.listen,
         admin: args.admin,
         own: Vec::new(),

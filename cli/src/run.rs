@@ -259,6 +259,7 @@ impl Run {
         let rendering = Rendering {
             upstream_tls: upstream_tls(&policy.engine, &state, &args.upstream_ca)?,
             policy: policy.value,
+            patterns: policy.engine.programs().clone(),
             own: ports::reached_by(&listeners),
             tls: tls(args)?,
             allow_private: outgate.allow_private.clone(),
@@ -447,6 +448,7 @@ impl Run {
         let outgate = &policy.engine.document().outgate;
         let rendering = Rendering {
             policy: policy.value.clone(),
+            patterns: policy.engine.programs().clone(),
             upstream_tls,
             allow_private: outgate.allow_private.clone(),
             proxy_protocol: !outgate.proxy_protocol_from.is_empty(),

@@ -3,6 +3,7 @@
 //! ```json
 //! {
 //!   "policy": {"name": "egress", "rules": []},
+//!   "patterns": {"^/v[0-9]/": "AQAG…"},
 //!   "routing": {"shards": 64, "resolve": [{"host": "api.example", "port": 443}]},
 //!   "grants": {"cluster": "cert-service"},
 //!   "limits": {"connections_per_client": 100},
@@ -14,6 +15,7 @@
 //! | key | meaning | default |
 //! |---|---|---|
 //! | `policy` | the policy, as in its file | required |
+//! | `patterns` | the programs of the regular expressions in the rules, by their patterns, as `outgate render` compiles them; every pattern of an enabled rule must be there | none |
 //! | `routing.shards` | how many clusters `shard-0`, `shard-1` … of the dynamic forward proxy exist | 64 |
 //! | `routing.resolve` | destinations with a cluster of their own, `resolve-0`, `resolve-1` …; the first that matches; `*` is any host | none |
 //! | `routing.own` | addresses `ip:port` of the proxy's own listeners, which no client may reach through it | none |
@@ -34,6 +36,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use outgate_policy::Programs;
+
 use crate::routing::Routing;
 
 /// The plugin JSON as written.
@@ -42,6 +46,9 @@ use crate::routing::Routing;
 pub struct PluginConfiguration {
     /// The policy document, as in its file.
     pub policy: Value,
+    /// The programs of its regular expressions.
+    #[serde(default, skip_serializing_if = "Programs::is_empty")]
+    pub patterns: Programs,
     /// How verdicts become clusters.
     #[serde(default)]
     pub routing: Routing,
@@ -163,6 +170,7 @@ impl PluginConfiguration {
     pub fn new(policy: Value) -> Self {
         Self {
             policy,
+            patterns: Programs::new(),
             routing: Routing::default(),
             grants: Grants::default(),
             limits: Limits::default(),

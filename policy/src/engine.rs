@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::address::is_refused;
 use crate::document::{Action, AmbiguousPaths, Document, parse_text};
 use crate::error::PolicyErrors;
-use crate::expression::{Expression, Facts, Sniffing};
+use crate::expression::{Expression, Facts, Programs, Sniffing};
 use crate::host::Destination;
 use crate::index::Candidates;
 use crate::session::{Client, Request, RequestStage, Session};
@@ -27,6 +27,8 @@ pub struct Engine {
     hash: String,
     rules: Vec<Rule>,
     indexes: Indexes,
+    #[cfg(feature = "patterns")]
+    programs: Programs,
 }
 
 /// An enabled rule, by its place in [`Engine::rules`].
@@ -68,9 +70,21 @@ impl Engine {
         Self::from_value(&parse_text(text)?)
     }
 
-    /// Compiles a policy, or says everything that is wrong with it.
+    /// Compiles a policy, or says everything that is wrong with it. Without the feature `patterns` a rule that uses
+    /// `matches` is wrong.
     pub fn from_value(value: &Value) -> Result<Self, PolicyErrors> {
-        compile::compile(value)
+        compile::compile(value, None)
+    }
+
+    /// Compiles a policy whose patterns are compiled already: to [`Self::programs`] of the same policy.
+    pub fn with_programs(value: &Value, programs: &Programs) -> Result<Self, PolicyErrors> {
+        compile::compile(value, Some(programs))
+    }
+
+    /// The patterns of the enabled rules, with the programs that they were compiled to.
+    #[cfg(feature = "patterns")]
+    pub fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// The policy as written, its references resolved.

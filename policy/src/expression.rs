@@ -6,6 +6,7 @@ mod describe;
 mod evaluate;
 mod lower;
 mod parse;
+mod patterns;
 mod program;
 mod regex;
 mod requirement;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use describe::describe;
 pub use evaluate::{Facts, Failure};
+pub use patterns::{Patterns, Programs};
 pub use program::{Condition, Sniffing};
 #[cfg(test)]
 pub use regex::class;
@@ -45,6 +47,8 @@ pub struct Scope<'a> {
     pub matcher: Matcher,
     /// The policy's URL lists.
     pub url_lists: &'a Arc<UrlLists>,
+    /// The policy's regular expressions.
+    pub patterns: &'a Patterns<'a>,
 }
 
 /// One thing that is wrong with a matcher.

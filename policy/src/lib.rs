@@ -35,6 +35,7 @@ mod walk;
 pub use engine::{Engine, Rule, RuleId, RuleKind};
 pub use error::{MatcherError, PolicyError, PolicyErrors};
 pub use excerpt::Excerpt;
+pub use expression::Programs;
 pub use headers::Headers;
 pub use host::{Authority, Destination, HostError, HostName};
 pub use path::{PathError, RequestPath};

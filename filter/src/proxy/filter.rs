@@ -136,7 +136,7 @@ impl Policy {
 impl Filter {
     fn new(configuration: PluginConfiguration) -> Result<Self, PolicyErrors> {
         Ok(Self {
-            engine: Engine::from_value(&configuration.policy)?,
+            engine: Engine::with_programs(&configuration.policy, &configuration.patterns)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
             since: host::now_milliseconds(),

@@ -10,24 +10,26 @@ use super::indexes::Indexes;
 use super::{Engine, Rule, RuleKind};
 use crate::document::{self, Document, RuleDocument};
 use crate::error::{self, MatcherError, PolicyError, PolicyErrors};
-use crate::expression::{Expression, Matcher, Problem, Scope};
+use crate::expression::{Expression, Matcher, Patterns, Problem, Programs, Scope};
 use crate::url_list::UrlLists;
 
 /// How much of a long line an error shows.
 const WIDEST: usize = 100;
 
-pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
+/// Compiles a policy, and its patterns unless their programs are given.
+pub fn compile(value: &Value, programs: Option<&Programs>) -> Result<Engine, PolicyErrors> {
     let (document, mut errors) = document::read(value);
     let Some(mut document) = document else { return Err(PolicyErrors::new(errors)) };
     let lists = document.url_lists.iter_mut();
     let lists = lists.map(|list| (list.name.clone(), std::mem::take(&mut list.entries)));
     let url_lists = Arc::new(UrlLists::new(lists));
+    let patterns = Patterns::new(programs);
     let mut rules = Vec::new();
     for rule in document.rules.iter().filter(|rule| rule.enabled) {
         if errors.len() >= error::MOST {
             break;
         }
-        rules.extend(compile_rule(rule, &url_lists, &mut errors));
+        rules.extend(compile_rule(rule, &url_lists, &patterns, &mut errors));
     }
     // The file's order counts among shadow rules with one priority.
     rules.sort_by_key(|rule: &Rule| rule.priority);
@@ -37,7 +39,14 @@ pub fn compile(value: &Value) -> Result<Engine, PolicyErrors> {
     }
     let hash = hash(value);
     let indexes = Indexes::new(&rules, document.outgate.after_inspection, &url_lists);
-    Ok(Engine { document, hash, rules, indexes })
+    Ok(Engine {
+        document,
+        hash,
+        rules,
+        indexes,
+        #[cfg(feature = "patterns")]
+        programs: patterns.into_compiled(),
+    })
 }
 
 fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
@@ -61,6 +70,7 @@ fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
 fn compile_rule(
     rule: &RuleDocument,
     url_lists: &Arc<UrlLists>,
+    patterns: &Patterns<'_>,
     errors: &mut Vec<PolicyError>,
 ) -> Option<Rule> {
     let kind = match (&rule.application_matcher, rule.tls_inspection_enabled) {
@@ -69,7 +79,7 @@ fn compile_rule(
         (None, false) => RuleKind::Session,
     };
     let mut compile = |matcher: Matcher, source: &str| {
-        let scope = Scope { matcher, url_lists };
+        let scope = Scope { matcher, url_lists, patterns };
         let compiled = Expression::compile(source, &scope);
         compiled
             .map_err(|problems| {

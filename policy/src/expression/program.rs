@@ -48,7 +48,7 @@ pub enum Test {
     /// `a.contains(b)` and its like.
     Substring(Substring, Box<[Text; 2]>),
     /// `a.matches('…')`
-    Matches(Text, Regex),
+    Matches(Text, Arc<Regex>),
     /// `a in ['…', …]` of literals.
     AmongLiterals(Text, QuickSet<Arc<str>>),
     /// `a in [b, …]`

@@ -1,74 +1,104 @@
 //! Regular expressions: RE2's language, in UTF-8 mode, matching anywhere in the text.
 //!
-//! RE2's syntax is read here and said again in that of Rust's engine, which runs in linear time as RE2 does.
-//! What RE2 rejects is refused; so is the little that cannot be said again.
+//! A pattern is compiled to a program once, by whoever writes the configuration; the module makes its matchers from
+//! programs alone. What compiles and matches on the spot goes the same way.
 
+#[cfg(feature = "patterns")]
 pub mod class;
+#[cfg(feature = "patterns")]
+mod compile;
+mod program;
+#[cfg(feature = "patterns")]
 mod translate;
 
-use regex_automata::meta;
+use std::sync::Mutex;
+
+#[cfg(feature = "patterns")]
+pub use compile::{PatternError, compile};
+use program::Program;
+pub use program::ProgramError;
+use regex_automata::Input;
+use regex_automata::hybrid::dfa::{self, Cache, DFA};
 
 use crate::excerpt::Excerpt;
 
-/// The longest pattern, in bytes.
-const LONGEST: usize = 2_048;
-/// The most memory that a compiled pattern takes.
-const LARGEST: usize = 1 << 20;
-/// The most memory that matching takes beside it.
+/// The most memory that matching takes, unless the pattern is too large for that.
 const LARGEST_CACHE: usize = 1 << 18;
 
 /// A compiled regular expression.
-#[derive(Debug)]
-pub struct Regex(meta::Regex);
+pub struct Regex {
+    /// What every match contains.
+    part: Box<str>,
+    automaton: DFA,
+    /// States that were met so far. Those who would wait for it take another.
+    cache: Mutex<Option<Box<Cache>>>,
+}
 
 /// Why a regular expression was refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RegexError {
-    /// Too long.
-    #[error("this regular expression has {0} bytes; the limit is {LONGEST}")]
-    TooLong(usize),
-    /// RE2 rejects it.
-    #[error("`{0}` is no regular expression of RE2: {1}")]
-    Syntax(Excerpt, String),
-    /// Too many states.
-    #[error("`{0}` needs too much memory; make its repetitions smaller")]
-    TooLarge(Excerpt),
+    /// It does not compile.
+    #[cfg(feature = "patterns")]
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// Nobody compiled it.
+    #[error(
+        "the pattern `{0}` comes without its program; have `outgate render` write this plugin configuration, it adds \
+         `patterns`"
+    )]
+    NoProgram(Excerpt),
+    /// Not as it was written.
+    #[error(
+        "the program of the pattern `{0}` {1}; have `outgate render` of this version write this plugin configuration \
+         again"
+    )]
+    Program(Excerpt, ProgramError),
 }
 
 impl Regex {
-    /// Compiles RE2's syntax.
-    pub fn new(pattern: &str) -> Result<Self, RegexError> {
-        if pattern.len() > LONGEST {
-            return Err(RegexError::TooLong(pattern.len()));
-        }
-        let syntax = |message: String| RegexError::Syntax(Excerpt::new(pattern), message);
-        let translated = translate::translate(pattern).map_err(syntax)?;
-        // RE2 looks at bytes where it says so (`\C`, `\B`); the texts that we match are UTF-8 all the same.
-        let hir =
-            regex_syntax::ParserBuilder::new().utf8(false).build().parse(&translated).map_err(|error| {
-                match error {
-                    regex_syntax::Error::Parse(error) => syntax(error.kind().to_string()),
-                    regex_syntax::Error::Translate(error) => syntax(error.kind().to_string()),
-                    _ => syntax("it does not parse".to_owned()),
-                }
-            })?;
-        let configuration = meta::Config::new()
-            .utf8_empty(false)
-            .nfa_size_limit(Some(LARGEST))
-            .hybrid_cache_capacity(LARGEST_CACHE);
-        let built = meta::Regex::builder().configure(configuration).build_from_hir(&hir);
-        built.map(Self).map_err(|_| RegexError::TooLarge(Excerpt::new(pattern)))
+    /// From the program of a pattern.
+    pub fn new(pattern: &str, program: &str) -> Result<Self, RegexError> {
+        let refused = |error| RegexError::Program(Excerpt::new(pattern), error);
+        let Program { part, automaton } = Program::read(program).map_err(refused)?;
+        let configuration = dfa::Config::new().cache_capacity(LARGEST_CACHE).skip_cache_capacity_check(true);
+        let automaton = dfa::Builder::new().configure(configuration).build_from_nfa(automaton);
+        let automaton = automaton.map_err(|_| refused(ProgramError::Damaged))?;
+        Ok(Self { part, automaton, cache: Mutex::new(None) })
     }
 
     /// Whether the text has a match.
     pub fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(text)
+        if !text.contains(&*self.part) {
+            return false;
+        }
+        match self.cache.try_lock() {
+            Ok(mut cache) => {
+                self.search(cache.get_or_insert_with(|| Box::new(self.automaton.create_cache())), text)
+            }
+            Err(_) => self.search(&mut self.automaton.create_cache(), text),
+        }
+    }
+
+    fn search(&self, cache: &mut Cache, text: &str) -> bool {
+        let found = self.automaton.try_search_fwd(cache, &Input::new(text).earliest(true));
+        // It fails only where it is told to give up, or to stop at some byte.
+        matches!(found, Ok(Some(_)))
+    }
+}
+
+impl std::fmt::Debug for Regex {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Regex").field("part", &self.part).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn compiled(pattern: &str) -> Result<Regex, RegexError> {
+        Regex::new(pattern, &compile(pattern)?)
+    }
 
     /// RE2's own answers: pattern, text, and whether it matches, or that RE2 rejects the pattern.
     #[test]
@@ -80,7 +110,7 @@ mod tests {
             let data: serde_json::Value = serde_json::from_str(data).unwrap();
             for case in data["cases"].as_array().unwrap() {
                 let (pattern, text) = (case["pattern"].as_str().unwrap(), case["text"].as_str().unwrap());
-                let ours = match Regex::new(pattern) {
+                let ours = match compiled(pattern) {
                     Ok(regex) if regex.is_match(text) => "match",
                     Ok(_) => "no-match",
                     Err(_) => "rejected",
@@ -113,12 +143,12 @@ mod tests {
             ("[[:foo:]]", "`foo`"),
             ("a\\", "ends with"),
         ] {
-            let error = Regex::new(pattern).unwrap_err().to_string();
+            let error = compiled(pattern).unwrap_err().to_string();
             assert!(error.contains(expected), "{pattern}: {error}");
         }
-        assert!(matches!(Regex::new(&"a".repeat(3_000)), Err(RegexError::TooLong(3_000))));
-        assert!(matches!(Regex::new("[\\pL]{1000}"), Err(RegexError::TooLarge(_))));
-        assert!(Regex::new(&"(".repeat(1_000)).is_err());
-        assert!(Regex::new(&format!("{}a{}", "(".repeat(1_000), ")".repeat(1_000))).is_err());
+        assert!(matches!(compile(&"a".repeat(3_000)), Err(PatternError::TooLong(3_000))));
+        assert!(matches!(compile("[\\pL]{1000}"), Err(PatternError::TooLarge(_))));
+        assert!(compile(&"(".repeat(1_000)).is_err());
+        assert!(compile(&format!("{}a{}", "(".repeat(1_000), ")".repeat(1_000))).is_err());
     }
 }

@@ -120,6 +120,11 @@ fn hostile_policies_are_refused_soon_with_one_clear_error() {
             "repetitions multiply",
         ),
         ("classes of Unicode", matcher("host().matches(R'[\\pL\\pN]{1000}')".to_owned()), "too much memory"),
+        (
+            "2,044 bytes of repetitions",
+            matcher(format!("host().matches(R'{}')", r"\pL{99}".repeat(292))),
+            "too much memory",
+        ),
         ("2,000 groups", matcher(format!("host().matches('{}')", "(".repeat(2_000))), "more than 64 groups"),
         (
             "a pattern of 10,000 bytes",

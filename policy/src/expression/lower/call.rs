@@ -12,7 +12,6 @@ use crate::attribute::{self, Attribute};
 use crate::document::short_name;
 use crate::excerpt::Excerpt;
 use crate::expression::program::{Mapping, Number, Substring, Test, Text, Time, TimePart};
-use crate::expression::regex::Regex;
 use crate::suggestion::did_you_mean;
 
 /// Functions that stand alone, besides those that the attribute table has.
@@ -241,7 +240,7 @@ impl<'p> Lowering<'p, '_> {
                 let [pattern] = self.arguments(node, name, arguments)?;
                 let text = self.text(target, "what it is asked of");
                 let literal = self.literal_text(pattern, "a regular expression")?;
-                match Regex::new(literal) {
+                match self.scope.patterns.regex(literal) {
                     Ok(regex) => Some(self.test(node, Test::Matches(text?, regex))),
                     Err(error) => self.refuse(pattern, error.to_string()),
                 }
