@@ -3,6 +3,8 @@
 mod compile;
 mod indexes;
 
+use std::sync::Arc;
+
 use indexes::Indexes;
 pub(crate) use indexes::Walked;
 use serde_json::Value;
@@ -49,12 +51,12 @@ pub struct Rule {
     pub kind: RuleKind,
     /// Whether it is never enforced.
     pub shadow: bool,
-    pub(crate) session: Expression,
-    pub(crate) application: Option<Expression>,
+    pub(crate) session: Arc<Expression>,
+    pub(crate) application: Option<Arc<Expression>>,
 }
 
 /// What a rule decides about.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum RuleKind {
     /// Whole sessions: it has no applicationMatcher and does not inspect.
     Session,

@@ -32,7 +32,7 @@ pub struct Expression {
 }
 
 /// Which matcher of which rule.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Matcher {
     /// `sessionMatcher`
     Session(RuleKind),

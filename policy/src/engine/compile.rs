@@ -1,8 +1,9 @@
 //! From a document to an engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -18,19 +19,21 @@ const WIDEST: usize = 100;
 
 /// Compiles a policy, and its patterns unless their programs are given.
 pub fn compile(value: &Value, programs: Option<&Programs>) -> Result<Engine, PolicyErrors> {
-    let (document, mut errors) = document::read(value);
+    let (document, errors) = document::read(value);
     let Some(mut document) = document else { return Err(PolicyErrors::new(errors)) };
     let lists = document.url_lists.iter_mut();
     let lists = lists.map(|list| (list.name.clone(), std::mem::take(&mut list.entries)));
     let url_lists = Arc::new(UrlLists::new(lists));
     let patterns = Patterns::new(programs);
+    let mut compiler = Compiler { url_lists: &url_lists, patterns: &patterns, made: HashMap::new(), errors };
     let mut rules = Vec::new();
     for rule in document.rules.iter().filter(|rule| rule.enabled) {
-        if errors.len() >= error::MOST {
+        if compiler.errors.len() >= error::MOST {
             break;
         }
-        rules.extend(compile_rule(rule, &url_lists, &patterns, &mut errors));
+        rules.extend(compiler.rule(rule));
     }
+    let mut errors = compiler.errors;
     // The file's order counts among shadow rules with one priority.
     rules.sort_by_key(|rule: &Rule| rule.priority);
     equal_priorities(&document, &mut errors);
@@ -67,40 +70,55 @@ fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
     }
 }
 
-fn compile_rule(
-    rule: &RuleDocument,
-    url_lists: &Arc<UrlLists>,
-    patterns: &Patterns<'_>,
-    errors: &mut Vec<PolicyError>,
-) -> Option<Rule> {
-    let kind = match (&rule.application_matcher, rule.tls_inspection_enabled) {
-        (_, true) => RuleKind::Inspecting,
-        (Some(_), false) => RuleKind::Application,
-        (None, false) => RuleKind::Session,
-    };
-    let mut compile = |matcher: Matcher, source: &str| {
-        let scope = Scope { matcher, url_lists, patterns };
-        let compiled = Expression::compile(source, &scope);
-        compiled
-            .map_err(|problems| {
-                errors.extend(problems.iter().map(|problem| matcher_error(rule, matcher, source, problem)))
-            })
-            .ok()
-    };
-    let session = compile(Matcher::Session(kind), &rule.session_matcher);
-    let application = match &rule.application_matcher {
-        None => Some(None),
-        Some(source) => compile(Matcher::Application(kind), source).map(Some),
-    };
-    Some(Rule {
-        name: rule.name.clone(),
-        priority: rule.priority,
-        action: rule.action,
-        kind,
-        shadow: rule.shadow,
-        session: session?,
-        application: application?,
-    })
+/// Makes expressions, those that are written alike once.
+struct Compiler<'d> {
+    url_lists: &'d Arc<UrlLists>,
+    patterns: &'d Patterns<'d>,
+    made: HashMap<(Matcher, &'d str), Arc<Expression>>,
+    errors: Vec<PolicyError>,
+}
+
+impl<'d> Compiler<'d> {
+    fn rule(&mut self, rule: &'d RuleDocument) -> Option<Rule> {
+        let kind = match (&rule.application_matcher, rule.tls_inspection_enabled) {
+            (_, true) => RuleKind::Inspecting,
+            (Some(_), false) => RuleKind::Application,
+            (None, false) => RuleKind::Session,
+        };
+        let session = self.matcher(rule, Matcher::Session(kind), &rule.session_matcher);
+        let application = match &rule.application_matcher {
+            None => Some(None),
+            Some(source) => self.matcher(rule, Matcher::Application(kind), source).map(Some),
+        };
+        Some(Rule {
+            name: rule.name.clone(),
+            priority: rule.priority,
+            action: rule.action,
+            kind,
+            shadow: rule.shadow,
+            session: session?,
+            application: application?,
+        })
+    }
+
+    fn matcher(&mut self, rule: &RuleDocument, matcher: Matcher, source: &'d str) -> Option<Arc<Expression>> {
+        if let Some(made) = self.made.get(&(matcher, source)) {
+            return Some(Arc::clone(made));
+        }
+        let scope = Scope { matcher, url_lists: self.url_lists, patterns: self.patterns };
+        match Expression::compile(source, &scope) {
+            Ok(expression) => {
+                let expression = Arc::new(expression);
+                self.made.insert((matcher, source), Arc::clone(&expression));
+                Some(expression)
+            }
+            Err(problems) => {
+                self.errors
+                    .extend(problems.iter().map(|problem| matcher_error(rule, matcher, source, problem)));
+                None
+            }
+        }
+    }
 }
 
 fn matcher_error(rule: &RuleDocument, matcher: Matcher, source: &str, problem: &Problem) -> PolicyError {
@@ -134,37 +152,42 @@ fn matcher_error(rule: &RuleDocument, matcher: Matcher, source: &str, problem: &
 
 /// The first 16 hexadecimal digits of the SHA-256 of the document as JSON, its keys in order, without spaces.
 fn hash(value: &Value) -> String {
-    let mut canonical = String::new();
+    let mut canonical = Vec::new();
     write(value, &mut canonical);
     Sha256::digest(canonical).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn write(value: &Value, output: &mut String) {
+fn write(value: &Value, output: &mut Vec<u8>) {
     match value {
         Value::Array(items) => {
-            output.push('[');
+            output.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    output.push(',');
+                    output.push(b',');
                 }
                 write(item, output);
             }
-            output.push(']');
+            output.push(b']');
         }
         Value::Object(members) => {
-            // In order even where `serde_json` keeps the order of the file.
-            let ordered: BTreeMap<_, _> = members.iter().collect();
-            output.push('{');
+            let mut ordered: Vec<_> = members.iter().collect();
+            // `serde_json` may keep the order of the file.
+            ordered.sort_by_key(|(key, _)| *key);
+            output.push(b'{');
             for (index, (key, value)) in ordered.into_iter().enumerate() {
                 if index > 0 {
-                    output.push(',');
+                    output.push(b',');
                 }
-                output.push_str(&Value::from(key.as_str()).to_string());
-                output.push(':');
+                scalar(key, output);
+                output.push(b':');
                 write(value, output);
             }
-            output.push('}');
+            output.push(b'}');
         }
-        scalar => output.push_str(&scalar.to_string()),
+        value => scalar(value, output),
     }
+}
+
+fn scalar(value: &impl Serialize, output: &mut Vec<u8>) {
+    let _infallible = serde_json::to_writer(output, value);
 }

@@ -1,7 +1,7 @@
 //! Why a matcher holds, or not, or fails: the part of it that decided, and the values that it saw.
 
 use super::evaluate::{Facts, Failure};
-use super::parse::Span;
+use super::parse::{Span, parse};
 use super::program::{Condition, Number, Test, Text, Time};
 use crate::attribute::{Attribute, Kind, TABLE};
 use crate::excerpt::Excerpt;
@@ -14,7 +14,14 @@ pub fn describe(condition: &Condition, source: &str, facts: &Facts<'_>) -> Strin
     let mut parts = Vec::new();
     deciding(condition, facts, &mut parts);
     let more = parts.len().saturating_sub(MOST_PARTS);
-    let mut told: Vec<_> = parts.iter().take(MOST_PARTS).map(|part| tell(part, source, facts)).collect();
+    // It was parsed when it was compiled, too.
+    let parsed = parse(source).ok();
+    let text = |part: &Condition| {
+        let Span { start, end } = parsed.as_ref()?.span_of(part.node?);
+        source.get(start..end)
+    };
+    let mut told: Vec<_> =
+        parts.iter().take(MOST_PARTS).map(|part| tell(part, text(part).unwrap_or_default(), facts)).collect();
     if more > 0 {
         told.push(format!("and {more} more"));
     }
@@ -47,9 +54,8 @@ fn deciding<'c>(condition: &'c Condition, facts: &Facts<'_>, parts: &mut Vec<&'c
     }
 }
 
-fn tell(condition: &Condition, source: &str, facts: &Facts<'_>) -> String {
-    let Span { start, end } = condition.span;
-    let text = source.get(start..end).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+fn tell(condition: &Condition, text: &str, facts: &Facts<'_>) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let text = if text.is_empty() { "a part of it".to_owned() } else { format!("`{}`", Excerpt::new(&text)) };
     match condition.holds(facts) {
         Err(Failure::Unknown) => format!("{text} is unknown until the first bytes of the tunnel are read"),

@@ -17,7 +17,7 @@ use crate::hash::QuickSet;
 use crate::suggestion::nearest;
 
 /// Lowers a matcher, which must be a condition.
-pub fn lower(parsed: &Parsed, scope: &Scope<'_>) -> Result<Condition, Vec<Problem>> {
+pub fn lower(parsed: &Parsed<'_>, scope: &Scope<'_>) -> Result<Condition, Vec<Problem>> {
     let mut lowering = Lowering { parsed, scope, problems: Vec::new(), variables: Vec::new(), nodes: 0 };
     let condition = lowering.condition(&parsed.tree, "a matcher");
     match condition {
@@ -49,7 +49,7 @@ enum Variable<'p> {
 }
 
 struct Lowering<'p, 's> {
-    parsed: &'p Parsed,
+    parsed: &'p Parsed<'p>,
     scope: &'s Scope<'s>,
     problems: Vec<Problem>,
     variables: Vec<(&'p str, Variable<'p>)>,
@@ -82,9 +82,9 @@ impl<'p> Lowering<'p, '_> {
         None
     }
 
-    /// A test, with its part of the text.
+    /// A test that is written out.
     fn test(&self, node: &IdedExpr, test: Test) -> Lowered {
-        Lowered::Condition(Condition { test, span: self.parsed.span(node) })
+        Lowered::Condition(Condition { test, node: Some(node.id) })
     }
 
     fn node(&mut self, node: &'p IdedExpr) -> Option<Lowered> {

@@ -1,5 +1,6 @@
 //! From text to syntax tree: limits first, then the `cel` crate's parser, then positions.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use cel::common::ast::{CallExpr, EntryExpr, Expr, SourceInfo, operators};
@@ -33,17 +34,19 @@ pub struct Span {
 
 /// A syntax tree with positions.
 #[derive(Debug)]
-pub struct Parsed {
+pub struct Parsed<'t> {
     /// The tree.
     pub tree: IdedExpr,
-    info: Option<Arc<SourceInfo>>,
+    source: &'t str,
+    /// Found out if something is to be said about a node: it takes as long as parsing.
+    info: OnceCell<Option<Arc<SourceInfo>>>,
     tokens: Vec<Token>,
     /// For each token that is a bracket, its partner.
     partners: Vec<Option<usize>>,
 }
 
 /// Parses a matcher.
-pub fn parse(source: &str) -> Result<Parsed, Problem> {
+pub fn parse(source: &str) -> Result<Parsed<'_>, Problem> {
     if source.len() > LONGEST {
         let message = format!(
             "{} bytes are too long for a matcher; keep it below {LONGEST}, or split the rule",
@@ -57,7 +60,7 @@ pub fn parse(source: &str) -> Result<Parsed, Problem> {
         .error_recovery_limit(8)
         .parse(source)
         .map_err(|errors| syntax_problem(source, &errors))?;
-    let parsed = Parsed { tree, info: positions(source), tokens, partners };
+    let parsed = Parsed { tree, source, info: OnceCell::new(), tokens, partners };
     parsed.check_size()?;
     Ok(parsed)
 }
@@ -248,13 +251,26 @@ fn positions(source: &str) -> Option<Arc<SourceInfo>> {
     errors.errors.into_iter().find_map(|error| error.source_info)
 }
 
-impl Parsed {
+impl Parsed<'_> {
+    /// The part of the text that the node of this number is.
+    pub fn span_of(&self, id: u64) -> Span {
+        let mut stack = vec![&self.tree];
+        while let Some(node) = stack.pop() {
+            if node.id == id {
+                return self.span(node);
+            }
+            stack.extend(children(&node.expr));
+        }
+        Span::default()
+    }
+
     /// The part of the text that a node is. A node that a macro made has the part of what it was made of.
     pub fn span(&self, node: &IdedExpr) -> Span {
         let mut span = Span { start: usize::MAX, end: 0 };
         let mut stack = vec![node];
+        let info = self.info.get_or_init(|| positions(self.source));
         while let Some(node) = stack.pop() {
-            if let Some((start, end)) = self.info.as_ref().and_then(|info| info.offset_for(node.id)) {
+            if let Some((start, end)) = info.as_ref().and_then(|info| info.offset_for(node.id)) {
                 let (start, end) = (usize::try_from(start).unwrap_or(0), usize::try_from(end).unwrap_or(0));
                 let end = if needs_next(&node.expr) { self.end_of_next(start).unwrap_or(end) } else { end };
                 span = Span { start: span.start.min(start), end: span.end.max(end) };
@@ -397,7 +413,7 @@ mod tests {
         for source in cases {
             std::thread::Builder::new()
                 .stack_size(1 << 20)
-                .spawn(move || parse(&source).unwrap())
+                .spawn(move || drop(parse(&source).unwrap()))
                 .unwrap()
                 .join()
                 .unwrap();

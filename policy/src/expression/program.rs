@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use time::{OffsetDateTime, UtcOffset};
 
-use super::parse::Span;
 use super::regex::Regex;
 use crate::address::Cidr;
 use crate::attribute::Attribute;
@@ -16,8 +15,8 @@ use crate::url_list::{ListId, UrlLists};
 pub struct Condition {
     /// What is asked.
     pub test: Test,
-    /// Where it stands in the matcher; nowhere for what only joins others.
-    pub span: Span,
+    /// The node that it was; none for what only joins others.
+    pub node: Option<u64>,
 }
 
 /// What a condition asks.
@@ -244,6 +243,6 @@ pub enum Sniffing {
 impl Condition {
     /// A condition that only joins others.
     pub fn joining(test: Test) -> Self {
-        Self { test, span: Span::default() }
+        Self { test, node: None }
     }
 }
