@@ -6,11 +6,12 @@
 //! that is not in the bundle has an issuer that is unknown *here*: such conclusions are `likely`, and what could not
 //! be checked is told. Signatures are checked by whoever has the algorithms: [`Signatures`].
 
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::AlgorithmIdentifier;
@@ -101,7 +102,7 @@ fn examine(
     let exact = |sub_reason| Failure { depth: Some(0), ..Failure::exact(sub_reason) };
     let (_, certificate) =
         X509Certificate::from_der(leaf).map_err(|_| exact(SubReason::MalformedCertificate))?;
-    let bundle: Vec<Vec<u8>> = blocks(&demands.ca);
+    let bundle: Vec<CertificateDer<'_>> = blocks(&demands.ca);
     let issuers: Vec<X509Certificate<'_>> = bundle
         .iter()
         .filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1))
@@ -169,7 +170,7 @@ fn revocation(
     signatures: &impl Signatures,
     unchecked: &mut Vec<&'static str>,
 ) -> Result<(), SubReason> {
-    let lists = blocks(crls);
+    let lists: Vec<CertificateRevocationListDer<'_>> = blocks(crls);
     let list = lists
         .iter()
         .filter_map(|der| Some(CertificateRevocationList::from_der(der).ok()?.1))
@@ -260,9 +261,9 @@ fn significant(serial: &[u8]) -> &[u8] {
     serial.get(zeros..).unwrap_or_default()
 }
 
-/// What is in the blocks of a PEM text.
-fn blocks(pem: &str) -> Vec<Vec<u8>> {
-    Pem::iter_from_buffer(pem.as_bytes()).filter_map(|block| Some(block.ok()?.contents)).collect()
+/// What is in those blocks of a PEM text that are of this kind.
+fn blocks<T: PemObject>(pem: &str) -> Vec<T> {
+    T::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect()
 }
 
 #[cfg(test)]
