@@ -26,37 +26,38 @@
 
 use std::num::NonZeroU32;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use outgate_policy::PolicyErrors;
+use outgate_policy::document::parse_json;
+use outgate_policy::document::reader::{Item, Reader};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::routing::Routing;
 
+/// What errors call the plugin JSON as a whole.
+pub(crate) const ROOT: &str = "plugin JSON";
+
 /// The plugin JSON as written.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PluginConfiguration {
     /// The policy document, as in its file.
-    pub policy: serde_json::Value,
+    pub policy: Value,
     /// How verdicts become clusters.
-    #[serde(default)]
     pub routing: Routing,
     /// Where grants are asked for.
-    #[serde(default)]
     pub grants: Grants,
     /// How much each client may have.
-    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    #[serde(skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
     /// Whether the explicit listener verifies client certificates, so that they count.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub client_certificates: bool,
     /// What is logged.
-    #[serde(default)]
     pub log: Log,
 }
 
 /// How much each client may have.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Limits {
     /// Connections to the explicit listener.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,73 +71,60 @@ impl Limits {
 }
 
 /// Where grants are asked for.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Grants {
     /// Envoy's name of the cluster of cert-service.
     pub cluster: String,
 }
 
 /// What is logged.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Log {
     /// The share of allowances with a line, from 0 to 1.
     pub allowances: f64,
 }
 
-/// Why a plugin JSON was refused.
+/// Why a plugin JSON was refused: everything that is wrong with it, each with its place, such as `routing.shards`.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigurationError {
-    /// Not JSON, or not of this shape.
-    #[error("plugin configuration: {place}: {message}")]
-    Shape {
-        /// The path of the offending key, such as `routing.shards`.
-        place: String,
-        /// What was expected.
-        message: String,
-    },
-    /// A number outside its range.
-    #[error("plugin configuration: {place}: `{value}` is out of range; use {range}")]
-    Range {
-        /// The path of the key.
-        place: &'static str,
-        /// What was given.
-        value: String,
-        /// What is allowed.
-        range: &'static str,
-    },
-}
+#[error("plugin configuration: {0}")]
+pub struct ConfigurationError(#[from] PolicyErrors);
 
 impl PluginConfiguration {
     /// Reads the plugin JSON; every key must be known.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigurationError> {
-        let configuration: Self = read_strictly(text)?;
-        if !(1..=1024).contains(&configuration.routing.shards) {
-            return Err(ConfigurationError::Range {
-                place: "routing.shards",
-                value: configuration.routing.shards.to_string(),
-                range: "1 to 1024",
-            });
-        }
-        if !(0.0..=1.0).contains(&configuration.log.allowances) {
-            return Err(ConfigurationError::Range {
-                place: "log.allowances",
-                value: configuration.log.allowances.to_string(),
-                range: "0 to 1",
-            });
-        }
-        Ok(configuration)
+        let mut value = parse_json(text)?;
+        // It may have megabytes, and is read by the policy's own reader.
+        let policy = value.as_object_mut().and_then(|members| members.get_mut("policy")).map(Value::take);
+        let mut reader = Reader::new(ROOT);
+        let read = Self::read(&mut reader, &value, policy);
+        Ok(reader.finish(read)?)
     }
-}
 
-/// Reads JSON into a shape whose keys must all be known; errors name the key and its place.
-pub fn read_strictly<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigurationError> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    serde_path_to_error::deserialize(&mut reader).map_err(|error| ConfigurationError::Shape {
-        place: error.path().to_string(),
-        message: error.into_inner().to_string(),
-    })
+    fn read(reader: &mut Reader, value: &Value, policy: Option<Value>) -> Option<Self> {
+        const KEYS: [&str; 6] = ["policy", "routing", "grants", "limits", "client_certificates", "log"];
+        let object = reader.object(&Item::root(value), &KEYS)?;
+        if policy.is_none() {
+            reader.required(&object, "policy");
+        }
+        let limits = object.get("limits").and_then(|item| reader.object(&item, &["connections_per_client"]));
+        let per_client = limits.and_then(|limits| limits.get("connections_per_client"));
+        let per_client = per_client.and_then(|item| reader.number(&item, &(1..=u32::MAX.into())));
+        let grants = object.get("grants").and_then(|item| reader.object(&item, &["cluster"]));
+        let cluster = grants.and_then(|grants| reader.optional_text(&grants, "cluster"));
+        let log = object.get("log").and_then(|item| reader.object(&item, &["allowances"]));
+        let allowances = log.and_then(|log| log.get("allowances")).and_then(|item| reader.share(&item));
+        Some(Self {
+            policy: policy?,
+            routing: object.get("routing").map_or_else(Routing::default, |item| Routing::read(reader, &item)),
+            grants: cluster.map_or_else(Grants::default, |cluster| Grants { cluster }),
+            limits: Limits {
+                connections_per_client: per_client
+                    .and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?)),
+            },
+            client_certificates: reader.boolean(&object, "client_certificates", false),
+            log: allowances.map_or_else(Log::default, |allowances| Log { allowances }),
+        })
+    }
 }
 
 impl Default for Grants {
@@ -166,8 +154,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, expected) in [
-            (r#"{"policy": {}, "polcy": 1}"#, "unknown field `polcy`"),
-            (r#"{"policy": {}, "routing": {"shard": 1}}"#, "routing.shard: unknown field `shard`"),
+            (r#"{"policy": {}, "polcy": 1}"#, "unknown key `polcy`; did you mean `policy`?"),
+            (
+                r#"{"policy": {}, "routing": {"shard": 1}}"#,
+                "routing.shard: unknown key `shard`; did you mean `shards`?",
+            ),
             (
                 r#"{"policy": {}, "routing": {"shards": 0}}"#,
                 "routing.shards: `0` is out of range; use 1 to 1024",
@@ -182,9 +173,11 @@ mod tests {
             ),
             (
                 r#"{"policy": {}, "limits": {"connections_per_client": 0}}"#,
-                "limits.connections_per_client: invalid value: integer `0`",
+                "limits.connections_per_client: `0` is out of range",
             ),
-            ("{}", "missing field `policy`"),
+            ("{}", "missing key `policy`"),
+            (r#"{"policy": {}, "policy": {}}"#, "the key `policy` stands twice"),
+            ("[]", "expected an object, found a list"),
             ("not json", "expected"),
         ] {
             let error = PluginConfiguration::parse(text.as_bytes()).unwrap_err().to_string();

@@ -147,9 +147,11 @@ proptest! {
             },
         );
         let (drop, hash) = hide.split_at(hide.len() / 2);
-        let fields: Fields = serde_json::from_value(json!({
+        let fields = json!({
             "drop": drop, "hash": hash, "key": "0123456789abcdef", "maximum_length": maximum_length,
-        })).unwrap();
+        });
+        let configuration = json!({"listener": "mtls", "fields": fields}).to_string();
+        let fields = HandshakeConfiguration::parse(configuration.as_bytes()).unwrap().fields;
         for shape in [Shape::Ecs, Shape::Otel, Shape::Ocsf] {
             let line = checked(&record, shape, &fields).to_string();
             for hidden in drop {
