@@ -203,13 +203,12 @@ impl Fields {
         }
         match value {
             Value::Object(members) => {
-                let kept: Map<_, _> = members
-                    .into_iter()
-                    .filter_map(|(name, value)| {
-                        let value = self.filtered(&format!("{path}.{name}"), value)?;
-                        Some((name, value))
-                    })
-                    .collect();
+                let mut kept = Map::new();
+                for (name, value) in members {
+                    if let Some(value) = self.filtered(&format!("{path}.{name}"), value) {
+                        kept.insert(name, value);
+                    }
+                }
                 (!kept.is_empty()).then_some(Value::Object(kept))
             }
             value => self.included(path).then(|| self.shortened(value)),
@@ -240,11 +239,14 @@ impl Fields {
             Value::String(text) => Value::String(self.digest(&text)),
             Value::Number(number) => Value::String(self.digest(&number.to_string())),
             Value::Array(items) => items.into_iter().map(|item| self.hashed(item)).collect(),
-            Value::Object(members) => {
+            Value::Object(mut members) => {
                 let counts = members.contains_key("key");
-                let hashed =
-                    |name: &str, value| if counts && name != "key" { value } else { self.hashed(value) };
-                members.into_iter().map(|(name, value)| (name.clone(), hashed(&name, value))).collect()
+                for (name, value) in &mut members {
+                    if !counts || name == "key" {
+                        *value = self.hashed(value.take());
+                    }
+                }
+                Value::Object(members)
             }
             value => value,
         }
