@@ -59,8 +59,8 @@ build: wasm ## The command line, cert-service and outgate.wasm
 
 .PHONY: wasm
 wasm: wasm-target ## outgate.wasm
-	$(CARGO) build --locked --release --package outgate-filter --target $(WASM_TARGET)
-	@scripts/finish-module target/$(WASM_TARGET)/release/outgate_filter.wasm target/outgate.wasm
+	$(CARGO) build --locked --profile wasm --package outgate-filter --target $(WASM_TARGET)
+	@scripts/finish-module target/$(WASM_TARGET)/wasm/outgate_filter.wasm target/outgate.wasm
 
 .PHONY: wasm-target
 wasm-target:

@@ -32,41 +32,40 @@
 
 use std::num::NonZeroU32;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use outgate_policy::document::parse_json;
+use outgate_policy::document::reader::{Item, Reader};
+use outgate_policy::{PolicyErrors, Programs};
+use serde::Serialize;
 use serde_json::Value;
-
-use outgate_policy::Programs;
 
 use crate::routing::Routing;
 
+/// What errors call the plugin JSON as a whole.
+pub(crate) const ROOT: &str = "plugin JSON";
+
 /// The plugin JSON as written.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PluginConfiguration {
     /// The policy document, as in its file.
     pub policy: Value,
     /// The programs of its regular expressions.
-    #[serde(default, skip_serializing_if = "Programs::is_empty")]
+    #[serde(skip_serializing_if = "Programs::is_empty")]
     pub patterns: Programs,
     /// How verdicts become clusters.
-    #[serde(default)]
     pub routing: Routing,
     /// Where grants are asked for.
-    #[serde(default)]
     pub grants: Grants,
     /// How much each client may have.
-    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    #[serde(skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
     /// Whether the explicit listener verifies client certificates, so that they count.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub client_certificates: bool,
     /// What is logged.
-    #[serde(default)]
     pub log: Log,
     /// Tells this configuration from an earlier one with the same text, which Envoy would go on with: roots that follow
     /// would not learn of it.
-    #[serde(default, skip_serializing_if = "is_first")]
+    #[serde(skip_serializing_if = "is_first")]
     pub generation: u64,
 }
 
@@ -84,15 +83,14 @@ pub enum PluginJson {
 }
 
 /// The plugin JSON of a root that has no policy of its own.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct PolicyOf {
     /// Whose policy counts.
     pub policy_of: Lender,
 }
 
 /// A root whose policy others have.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lender {
     /// The root of the explicit listener.
@@ -100,8 +98,7 @@ pub enum Lender {
 }
 
 /// How much each client may have.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Limits {
     /// Connections to the explicit listener.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,53 +112,45 @@ impl Limits {
 }
 
 /// Where grants are asked for.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Grants {
     /// Envoy's name of the cluster of cert-service.
     pub cluster: String,
 }
 
 /// What is logged.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Log {
     /// The share of allowances with a line, from 0 to 1.
     pub allowances: f64,
 }
 
-/// Why a plugin JSON was refused.
+/// Why a plugin JSON was refused: everything that is wrong with it, each with its place, such as `routing.shards`.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigurationError {
-    /// Not JSON, or not of this shape.
-    #[error("plugin configuration: {place}: {message}")]
-    Shape {
-        /// The path of the offending key, such as `routing.shards`.
-        place: String,
-        /// What was expected.
-        message: String,
-    },
-    /// A number outside its range.
-    #[error("plugin configuration: {place}: `{value}` is out of range; use {range}")]
-    Range {
-        /// The path of the key.
-        place: &'static str,
-        /// What was given.
-        value: String,
-        /// What is allowed.
-        range: &'static str,
-    },
-}
+#[error("plugin configuration: {0}")]
+pub struct ConfigurationError(#[from] PolicyErrors);
 
 impl PluginJson {
     /// Reads the plugin JSON; every key must be known.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigurationError> {
-        let value: Value = read_strictly(text)?;
+        let mut value = parse_json(text)?;
+        let mut reader = Reader::new(ROOT);
         if value.get("policy_of").is_some() {
-            let PolicyOf { policy_of } = read(value)?;
-            return Ok(Self::PolicyOf(policy_of));
+            let read = PolicyOf::read(&mut reader, &value);
+            return Ok(Self::PolicyOf(reader.finish(read)?.policy_of));
         }
-        Ok(Self::Policy(Box::new(PluginConfiguration::checked(read(value)?)?)))
+        // It may have megabytes, and is read by the policy's own reader.
+        let policy = value.as_object_mut().and_then(|members| members.get_mut("policy")).map(Value::take);
+        let read = PluginConfiguration::read(&mut reader, &value, policy);
+        Ok(Self::Policy(Box::new(reader.finish(read)?)))
+    }
+}
+
+impl PolicyOf {
+    fn read(reader: &mut Reader, value: &Value) -> Option<Self> {
+        let object = reader.object(&Item::root(value), &["policy_of"])?;
+        let lender = reader.required(&object, "policy_of")?;
+        reader.choice(&lender, &[("explicit", Lender::Explicit)]).map(|policy_of| Self { policy_of })
     }
 }
 
@@ -180,38 +169,34 @@ impl PluginConfiguration {
         }
     }
 
-    fn checked(configuration: Self) -> Result<Self, ConfigurationError> {
-        if !(1..=1024).contains(&configuration.routing.shards) {
-            return Err(ConfigurationError::Range {
-                place: "routing.shards",
-                value: configuration.routing.shards.to_string(),
-                range: "1 to 1024",
-            });
+    fn read(reader: &mut Reader, value: &Value, policy: Option<Value>) -> Option<Self> {
+        const KEYS: [&str; 8] =
+            ["policy", "patterns", "routing", "grants", "limits", "client_certificates", "log", "generation"];
+        let object = reader.object(&Item::root(value), &KEYS)?;
+        if policy.is_none() {
+            reader.required(&object, "policy");
         }
-        if !(0.0..=1.0).contains(&configuration.log.allowances) {
-            return Err(ConfigurationError::Range {
-                place: "log.allowances",
-                value: configuration.log.allowances.to_string(),
-                range: "0 to 1",
-            });
-        }
-        Ok(configuration)
+        let limits = object.get("limits").and_then(|item| reader.object(&item, &["connections_per_client"]));
+        let per_client = limits.and_then(|limits| limits.get("connections_per_client"));
+        let per_client = per_client.and_then(|item| reader.number(&item, &(1..=u32::MAX.into())));
+        let grants = object.get("grants").and_then(|item| reader.object(&item, &["cluster"]));
+        let cluster = grants.and_then(|grants| reader.optional_text(&grants, "cluster"));
+        let log = object.get("log").and_then(|item| reader.object(&item, &["allowances"]));
+        let allowances = log.and_then(|log| log.get("allowances")).and_then(|item| reader.share(&item));
+        Some(Self {
+            patterns: object.get("patterns").map(|item| reader.texts(&item)).unwrap_or_default(),
+            routing: object.get("routing").map_or_else(Routing::default, |item| Routing::read(reader, &item)),
+            grants: cluster.map_or_else(Grants::default, |cluster| Grants { cluster }),
+            limits: Limits {
+                connections_per_client: per_client
+                    .and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?)),
+            },
+            client_certificates: reader.boolean(&object, "client_certificates", false),
+            log: allowances.map_or_else(Log::default, |allowances| Log { allowances }),
+            generation: reader.optional_number(&object, "generation", &(0..=u64::MAX), 0),
+            ..Self::new(policy?)
+        })
     }
-}
-
-/// Reads JSON into a shape whose keys must all be known; errors name the key and its place.
-pub fn read_strictly<T: DeserializeOwned>(text: &[u8]) -> Result<T, ConfigurationError> {
-    read(&mut serde_json::Deserializer::from_slice(text))
-}
-
-fn read<'t, T: DeserializeOwned, D>(source: D) -> Result<T, ConfigurationError>
-where
-    D: Deserializer<'t, Error = serde_json::Error>,
-{
-    serde_path_to_error::deserialize(source).map_err(|error| ConfigurationError::Shape {
-        place: error.path().to_string(),
-        message: error.into_inner().to_string(),
-    })
 }
 
 impl Default for Grants {
@@ -241,8 +226,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, expected) in [
-            (r#"{"policy": {}, "polcy": 1}"#, "unknown field `polcy`"),
-            (r#"{"policy": {}, "routing": {"shard": 1}}"#, "routing.shard: unknown field `shard`"),
+            (r#"{"policy": {}, "polcy": 1}"#, "unknown key `polcy`; did you mean `policy`?"),
+            (
+                r#"{"policy": {}, "routing": {"shard": 1}}"#,
+                "routing.shard: unknown key `shard`; did you mean `shards`?",
+            ),
             (
                 r#"{"policy": {}, "routing": {"shards": 0}}"#,
                 "routing.shards: `0` is out of range; use 1 to 1024",
@@ -257,11 +245,11 @@ mod tests {
             ),
             (
                 r#"{"policy": {}, "limits": {"connections_per_client": 0}}"#,
-                "limits.connections_per_client: invalid value: integer `0`",
+                "limits.connections_per_client: `0` is out of range",
             ),
-            ("{}", "missing field `policy`"),
-            (r#"{"policy_of": "explicit", "policy": {}}"#, "unknown field `policy`"),
-            (r#"{"policy_of": "tls"}"#, "policy_of: unknown variant `tls`, expected `explicit`"),
+            ("{}", "missing key `policy`"),
+            (r#"{"policy": {}, "policy": {}}"#, "the key `policy` stands twice"),
+            ("[]", "expected an object, found a list"),
             ("not json", "expected"),
         ] {
             let error = PluginJson::parse(text.as_bytes()).unwrap_err().to_string();

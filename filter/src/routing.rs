@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
 use crate::hash::stable;
+use outgate_policy::document::reader::{Item, Reader};
 use outgate_policy::{Destination, HostName};
 
 /// How destinations become clusters.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Routing {
     /// How many shards the dynamic forward proxy has.
     pub shards: u32,
@@ -22,8 +22,7 @@ pub struct Routing {
 }
 
 /// A destination that the operator resolves by hand.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Resolved {
     /// Which hosts.
     pub host: HostPattern,
@@ -50,6 +49,21 @@ pub enum Leg {
 }
 
 impl Routing {
+    /// Reads the plugin JSON's key `routing`.
+    pub(crate) fn read(reader: &mut Reader, item: &Item<'_>) -> Self {
+        let default = Self::default();
+        let Some(object) = reader.object(item, &["shards", "resolve", "own"]) else { return default };
+        Self {
+            shards: reader.optional_number(&object, "shards", &(1..=1024), default.shards),
+            resolve: reader
+                .list(&object, "resolve")
+                .iter()
+                .filter_map(|item| Resolved::read(reader, item))
+                .collect(),
+            own: reader.parsed(&object, "own", str::parse),
+        }
+    }
+
     /// Whether the operator says where this destination is.
     pub fn is_resolved(&self, destination: &Destination) -> bool {
         self.resolve.iter().any(|entry| entry.matches(destination))
@@ -83,6 +97,14 @@ impl Routing {
 }
 
 impl Resolved {
+    fn read(reader: &mut Reader, item: &Item<'_>) -> Option<Self> {
+        let object = reader.object(item, &["host", "port"])?;
+        let host = reader.required(&object, "host").and_then(|item| reader.parse(&item, HostPattern::parse));
+        let port =
+            reader.required(&object, "port").and_then(|item| reader.number(&item, &(0..=u16::MAX.into())));
+        Some(Self { host: host?, port: u16::try_from(port?).ok()? })
+    }
+
     /// Whether it is about this destination.
     pub fn matches(&self, destination: &Destination) -> bool {
         self.port == destination.port
@@ -112,13 +134,6 @@ impl Serialize for HostPattern {
             Self::Any => "*",
             Self::Host(host) => host.as_str(),
         })
-    }
-}
-
-impl<'de> Deserialize<'de> for HostPattern {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }
 

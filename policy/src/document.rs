@@ -21,12 +21,12 @@
 //! | `log.allowances` | share of allowances that is logged, 0 to 1 | 1 |
 
 mod read;
-mod reader;
+pub mod reader;
 mod text;
 
 pub(crate) use read::read;
 pub(crate) use reader::short_name;
-pub use text::parse_text;
+pub use text::{parse_json, parse_text};
 
 use crate::address::Cidr;
 use crate::source::Source;

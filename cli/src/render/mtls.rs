@@ -8,7 +8,7 @@ use std::{fs, io};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use outgate_filter::configuration::{ConfigurationError, read_strictly};
+use outgate_filter::configuration::ConfigurationError;
 use outgate_filter::handshake::configuration::HandshakeConfiguration;
 use outgate_policy::document::parse_text;
 use outgate_policy::{Destination, PolicyErrors};
@@ -132,7 +132,7 @@ pub enum MtlsFileError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        error: ConfigurationError,
+        error: serde_path_to_error::Error<serde_json::Error>,
     },
     /// A key is missing.
     #[error("an mTLS listener needs `{0}`")]
@@ -157,7 +157,7 @@ impl MtlsFile {
             fs::read_to_string(path).map_err(|error| MtlsFileError::Read { path: path.into(), error })?;
         let value =
             parse_text(&text).map_err(|errors| MtlsFileError::Syntax { path: path.into(), errors })?;
-        let mut file: Self = read_strictly(value.to_string().as_bytes())
+        let mut file: Self = serde_path_to_error::deserialize(value)
             .map_err(|error| MtlsFileError::Key { path: path.into(), error })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for path in [&mut file.ca, &mut file.crl, &mut file.certificate, &mut file.key, &mut file.access_log]

@@ -34,7 +34,7 @@ pub enum LocateError {
 
 /// `outgate.wasm`
 pub fn wasm() -> Result<PathBuf, LocateError> {
-    built("OUTGATE_WASM", "outgate.wasm", &["outgate.wasm", "wasm32-wasip1/release/outgate_filter.wasm"])
+    built("OUTGATE_WASM", "outgate.wasm", &["outgate.wasm", "wasm32-wasip1/wasm/outgate_filter.wasm"])
 }
 
 /// The cert-service executable.

@@ -2,11 +2,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -122,11 +123,8 @@ impl Certificate {
         } else {
             pem
         };
-        let (_, block) = parse_x509_pem(pem).map_err(|_| CertificateError::NotPem)?;
-        if block.label != "CERTIFICATE" {
-            return Err(CertificateError::NotPem);
-        }
-        Self::from_der(&block.contents)
+        let der = CertificateDer::from_pem_slice(pem).map_err(|_| CertificateError::NotPem)?;
+        Self::from_der(&der)
     }
 
     /// Reads DER.

@@ -4,7 +4,7 @@
 //! without a reason. An alert decides only where it is all there is: a *received* one means that the
 //! client refused us.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::reason::{Code, Reason, spaced};
 use super::tables::{
@@ -63,7 +63,7 @@ pub enum Progress {
 }
 
 /// Which of our listeners a connection came to.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// One that demands client certificates.

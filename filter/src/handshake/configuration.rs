@@ -32,110 +32,66 @@
 //!
 //! Unknown keys are errors that name the key.
 
-use serde::{Deserialize, Serialize};
+use outgate_policy::document::parse_json;
+use outgate_policy::document::reader::{Item, Object, Reader};
+use serde::Serialize;
 
 use super::classify::Side;
 use super::fields::Fields;
 use super::sampling::Sampling;
 use super::shape::Shape;
 use super::verify::Untrusted;
-use crate::configuration::{ConfigurationError, read_strictly};
+use crate::configuration::{ConfigurationError, ROOT};
 
 /// The plugin JSON as written.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct HandshakeConfiguration {
     /// The listener's label in metrics.
     pub listener: Label,
     /// Which kind of listener it is.
-    #[serde(default)]
     pub side: Side,
     /// What clients of this listener want.
-    #[serde(default)]
     pub service: Option<String>,
     /// Whether the listener demands the PROXY protocol.
-    #[serde(default)]
     pub proxy_protocol: bool,
     /// In which schema lines are written.
-    #[serde(default)]
     pub shape: Shape,
     /// Which fields lines have.
-    #[serde(default)]
     pub fields: Fields,
     /// Which failures have a line.
-    #[serde(default)]
     pub sampling: Sampling,
     /// Length of a window.
-    #[serde(default = "window_seconds")]
     pub window_seconds: u64,
     /// Failures of one source in a window that raise an alarm; 0 for none.
-    #[serde(default = "alarm")]
     pub alarm: u64,
     /// How many sources, fingerprints and server names a summary names.
-    #[serde(default = "top")]
     pub top: usize,
     /// A collector that gets the records too.
-    #[serde(default)]
     pub otlp: Option<Otlp>,
     /// Whether lines are written to Envoy's log.
-    #[serde(default = "lines")]
     pub lines: bool,
     /// What certificates must be on a listener that completes handshakes with untrusted ones.
-    #[serde(default)]
     pub untrusted: Option<Untrusted>,
 }
 
 /// A collector that takes OTLP/HTTP.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct Otlp {
     /// Envoy's name of its cluster.
     pub cluster: String,
     /// Where it takes logs.
-    #[serde(default = "otlp_path")]
     pub path: String,
     /// The `:authority`; the cluster's name if it is absent.
-    #[serde(default)]
     pub authority: Option<String>,
     /// Records in one call.
-    #[serde(default = "otlp_batch")]
     pub batch: usize,
     /// Records that may wait.
-    #[serde(default = "otlp_queue")]
     pub queue: usize,
 }
 
-fn window_seconds() -> u64 {
-    60
-}
-
-fn alarm() -> u64 {
-    100
-}
-
-fn top() -> usize {
-    10
-}
-
-fn lines() -> bool {
-    true
-}
-
-fn otlp_path() -> String {
-    "/v1/logs".to_owned()
-}
-
-fn otlp_batch() -> usize {
-    64
-}
-
-fn otlp_queue() -> usize {
-    2048
-}
-
 /// A word that is safe in a metric's name.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(into = "String")]
 pub struct Label(String);
 
 /// Why a label was refused.
@@ -146,9 +102,55 @@ pub struct LabelError(String);
 impl HandshakeConfiguration {
     /// Reads the plugin JSON; every key must be known.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigurationError> {
-        let configuration: Self = read_strictly(text)?;
-        configuration.check()?;
-        Ok(configuration)
+        let value = parse_json(text)?;
+        let mut reader = Reader::new(ROOT);
+        let read = Self::read(&mut reader, &Item::root(&value));
+        Ok(reader.finish(read)?)
+    }
+
+    fn read(reader: &mut Reader, item: &Item<'_>) -> Option<Self> {
+        const KEYS: [&str; 13] = [
+            "listener",
+            "side",
+            "service",
+            "proxy_protocol",
+            "shape",
+            "fields",
+            "sampling",
+            "window_seconds",
+            "alarm",
+            "top",
+            "otlp",
+            "lines",
+            "untrusted",
+        ];
+        const SIDES: [(&str, Side); 2] = [("mtls", Side::Mtls), ("inspecting", Side::Inspecting)];
+        const SHAPES: [(&str, Shape); 3] =
+            [("ecs", Shape::Ecs), ("otel", Shape::Otel), ("ocsf", Shape::Ocsf)];
+        let object = reader.object(item, &KEYS)?;
+        let listener =
+            reader.required(&object, "listener").and_then(|item| reader.parse(&item, Label::parse));
+        let default = Self::new(listener.unwrap_or(Label(String::new())));
+        Some(Self {
+            side: reader.optional_choice(&object, "side", &SIDES),
+            service: reader.optional_text(&object, "service"),
+            proxy_protocol: reader.boolean(&object, "proxy_protocol", default.proxy_protocol),
+            shape: reader.optional_choice(&object, "shape", &SHAPES),
+            fields: object.get("fields").map_or(default.fields, |item| Fields::read(reader, &item)),
+            sampling: object.get("sampling").map_or(default.sampling, |item| Sampling::read(reader, &item)),
+            window_seconds: reader.optional_number(
+                &object,
+                "window_seconds",
+                &(1..=3600),
+                default.window_seconds,
+            ),
+            alarm: alarm(reader, &object, default.alarm),
+            top: reader.optional_number(&object, "top", &(0..=32), default.top),
+            otlp: object.get("otlp").and_then(|item| Otlp::read(reader, &item)),
+            lines: reader.boolean(&object, "lines", default.lines),
+            untrusted: object.get("untrusted").map(|item| Untrusted::read(reader, &item)),
+            listener: default.listener,
+        })
     }
 
     /// The shortest one, with all defaults.
@@ -161,48 +163,34 @@ impl HandshakeConfiguration {
             shape: Shape::Ecs,
             fields: Fields::default(),
             sampling: Sampling::default(),
-            window_seconds: window_seconds(),
-            alarm: alarm(),
-            top: top(),
+            window_seconds: 60,
+            alarm: 100,
+            top: 10,
             otlp: None,
-            lines: lines(),
+            lines: true,
             untrusted: None,
         }
     }
+}
 
-    fn check(&self) -> Result<(), ConfigurationError> {
-        let number = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let mut ranges = vec![
-            ("window_seconds", self.window_seconds, 1..=3600, "1 to 3600"),
-            ("fields.maximum_length", number(self.fields.maximum_length), 64..=1024, "64 to 1024"),
-            ("fields.maximum_names", number(self.fields.maximum_names), 0..=32, "0 to 32"),
-            ("sampling.then_one_in", self.sampling.then_one_in.into(), 1..=u64::MAX, "1 or more"),
-            ("top", number(self.top), 0..=32, "0 to 32"),
-        ];
-        if self.alarm != 0 {
-            ranges.push(("alarm", self.alarm, 2..=u64::MAX, "2 or more, or 0 for none"));
-        }
-        if let Some(otlp) = &self.otlp {
-            ranges.push(("otlp.batch", number(otlp.batch), 1..=512, "1 to 512"));
-            ranges.push(("otlp.queue", number(otlp.queue), 1..=65_536, "1 to 65536"));
-        }
-        let hashes = !self.fields.hash.is_empty();
-        if hashes {
-            let length = number(self.fields.key.len());
-            ranges.push((
-                "fields.key (its length)",
-                length,
-                16..=u64::MAX,
-                "16 bytes or more, for `fields.hash`",
-            ));
-        }
-        match ranges.into_iter().find(|(_, value, range, _)| !range.contains(value)) {
-            None => Ok(()),
-            Some((place, value, _, range)) => {
-                Err(ConfigurationError::Range { place, value: value.to_string(), range })
-            }
-        }
+impl Otlp {
+    fn read(reader: &mut Reader, item: &Item<'_>) -> Option<Self> {
+        let object = reader.object(item, &["cluster", "path", "authority", "batch", "queue"])?;
+        let cluster = reader.required(&object, "cluster").and_then(|item| reader.text(&item));
+        Some(Self {
+            path: reader.optional_text(&object, "path").unwrap_or_else(|| "/v1/logs".to_owned()),
+            authority: reader.optional_text(&object, "authority"),
+            batch: reader.optional_number(&object, "batch", &(1..=512), 64),
+            queue: reader.optional_number(&object, "queue", &(1..=65_536), 2048),
+            cluster: cluster?,
+        })
     }
+}
+
+/// 0 for none; one failure is no alarm.
+fn alarm(reader: &mut Reader, object: &Object<'_>, default: u64) -> u64 {
+    let none = object.get("alarm").is_some_and(|item| item.value.as_u64() == Some(0));
+    if none { 0 } else { reader.optional_number(object, "alarm", &(2..=u64::MAX), default) }
 }
 
 impl From<Label> for String {
@@ -212,22 +200,19 @@ impl From<Label> for String {
 }
 
 impl Label {
+    /// Reads a label.
+    pub fn parse(text: &str) -> Result<Self, LabelError> {
+        let fits = (1..=64).contains(&text.len());
+        if fits && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(LabelError(text.to_owned()))
+        }
+    }
+
     /// The label.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl TryFrom<String> for Label {
-    type Error = LabelError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let fits = (1..=64).contains(&text.len());
-        if fits && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
-            Ok(Self(text))
-        } else {
-            Err(LabelError(text))
-        }
     }
 }
 
@@ -240,7 +225,7 @@ mod tests {
         let configuration = HandshakeConfiguration::parse(br#"{"listener": "mtls"}"#).unwrap();
         assert_eq!(configuration.listener.as_str(), "mtls");
         assert_eq!(configuration.side, Side::Mtls);
-        assert_eq!(configuration, HandshakeConfiguration::new("mtls".to_owned().try_into().unwrap()));
+        assert_eq!(configuration, HandshakeConfiguration::new(Label::parse("mtls").unwrap()));
         let written = serde_json::to_vec(&configuration).unwrap();
         assert_eq!(HandshakeConfiguration::parse(&written).unwrap(), configuration);
         let configuration = HandshakeConfiguration::parse(
@@ -254,23 +239,29 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, expected) in [
-            (r#"{"listener": "mtls", "sevice": "a"}"#, "unknown field `sevice`"),
-            (r#"{"service": "a"}"#, "missing field `listener`"),
+            (r#"{"listener": "mtls", "sevice": "a"}"#, "unknown key `sevice`; did you mean `service`?"),
+            (r#"{"service": "a"}"#, "missing key `listener`"),
             (r#"{"listener": "a.b"}"#, "listener: `a.b` is no label"),
-            (r#"{"listener": "mtls", "side": "outer"}"#, "side: unknown variant `outer`"),
+            (
+                r#"{"listener": "mtls", "side": "outer"}"#,
+                "side: `outer` is not known here; use `mtls`, `inspecting`",
+            ),
             (
                 r#"{"listener": "mtls", "fields": {"drop": ["client.pi"]}}"#,
                 "fields.drop[0]: `client.pi` is no field",
             ),
             (
                 r#"{"listener": "mtls", "fields": {"hash": ["client"]}}"#,
-                "fields.key (its length): `0` is out of range",
+                "fields.key: it has 0 bytes; use 16 or more",
             ),
             (
                 r#"{"listener": "mtls", "window_seconds": 0}"#,
                 "window_seconds: `0` is out of range; use 1 to 3600",
             ),
-            (r#"{"listener": "mtls", "sampling": {"firsts": 1}}"#, "sampling.firsts: unknown field `firsts`"),
+            (
+                r#"{"listener": "mtls", "sampling": {"firsts": 1}}"#,
+                "sampling.firsts: unknown key `firsts`; did you mean `first`?",
+            ),
             (
                 r#"{"listener": "mtls", "otlp": {"cluster": "c", "batch": 0}}"#,
                 "otlp.batch: `0` is out of range",

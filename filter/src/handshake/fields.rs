@@ -1,6 +1,7 @@
 //! Which fields of a record are written, and how: some are personal data, some are too long for somebody's log.
 
-use serde::{Deserialize, Serialize};
+use outgate_policy::document::reader::{Item, Reader};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -81,9 +82,11 @@ const SAME: &[(&str, &[&str])] = &[
 /// Where Envoy's words begin to quote the names in a certificate: of matchers, and of lists of names.
 const QUOTED_NAMES: [&str; 2] = ["certificate SANs are [", "certificate SANs: ["];
 
+/// Bytes of the key of hashes.
+const SHORTEST_KEY: usize = 16;
+
 /// The plugin JSON's key `fields`.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct Fields {
     /// Only these, with `@timestamp` and `event.action`; empty means all.
     pub include: Vec<Path>,
@@ -100,25 +103,14 @@ pub struct Fields {
 }
 
 /// A field, or a group of them: `client` is `client.ip` and `client.port`.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(into = "String")]
 pub struct Path(String);
 
 /// Why a path was refused.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is no field of a line; use an ECS name such as `client.ip`, or a group such as `tls.client`")]
 pub struct PathError(String);
-
-impl TryFrom<String> for Path {
-    type Error = PathError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let path = Self(text);
-        let known =
-            FIELDS.iter().any(|field| path.covers(field) || Self((*field).to_owned()).covers(&path.0));
-        if known { Ok(path) } else { Err(PathError(path.0)) }
-    }
-}
 
 impl From<Path> for String {
     fn from(path: Path) -> Self {
@@ -127,6 +119,13 @@ impl From<Path> for String {
 }
 
 impl Path {
+    fn parse(text: &str) -> Result<Self, PathError> {
+        let path = Self(text.to_owned());
+        let known =
+            FIELDS.iter().any(|field| path.covers(field) || Self((*field).to_owned()).covers(&path.0));
+        if known { Ok(path) } else { Err(PathError(path.0)) }
+    }
+
     /// Whether a field is this one, or in this group.
     fn covers(&self, field: &str) -> bool {
         field.strip_prefix(self.0.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -147,6 +146,35 @@ impl Default for Fields {
 }
 
 impl Fields {
+    /// Reads the plugin JSON's key `fields`.
+    pub(crate) fn read(reader: &mut Reader, item: &Item<'_>) -> Self {
+        const KEYS: [&str; 6] = ["include", "drop", "hash", "key", "maximum_length", "maximum_names"];
+        let default = Self::default();
+        let Some(object) = reader.object(item, &KEYS) else { return default };
+        let hash = reader.parsed(&object, "hash", Path::parse);
+        let key = reader.optional_text(&object, "key").unwrap_or_default();
+        if !hash.is_empty() && key.len() < SHORTEST_KEY {
+            let length = key.len();
+            reader.error(
+                object.place("key"),
+                format!("it has {length} bytes; use {SHORTEST_KEY} or more, for `fields.hash`"),
+            );
+        }
+        Self {
+            include: reader.parsed(&object, "include", Path::parse),
+            drop: reader.parsed(&object, "drop", Path::parse),
+            hash,
+            key,
+            maximum_length: reader.optional_number(
+                &object,
+                "maximum_length",
+                &(64..=1024),
+                default.maximum_length,
+            ),
+            maximum_names: reader.optional_number(&object, "maximum_names", &(0..=32), default.maximum_names),
+        }
+    }
+
     /// The record as it may be written.
     pub fn apply(&self, record: Map<String, Value>) -> Map<String, Value> {
         let mut kept = Map::new();
@@ -175,13 +203,12 @@ impl Fields {
         }
         match value {
             Value::Object(members) => {
-                let kept: Map<_, _> = members
-                    .into_iter()
-                    .filter_map(|(name, value)| {
-                        let value = self.filtered(&format!("{path}.{name}"), value)?;
-                        Some((name, value))
-                    })
-                    .collect();
+                let mut kept = Map::new();
+                for (name, value) in members {
+                    if let Some(value) = self.filtered(&format!("{path}.{name}"), value) {
+                        kept.insert(name, value);
+                    }
+                }
                 (!kept.is_empty()).then_some(Value::Object(kept))
             }
             value => self.included(path).then(|| self.shortened(value)),
@@ -212,11 +239,14 @@ impl Fields {
             Value::String(text) => Value::String(self.digest(&text)),
             Value::Number(number) => Value::String(self.digest(&number.to_string())),
             Value::Array(items) => items.into_iter().map(|item| self.hashed(item)).collect(),
-            Value::Object(members) => {
+            Value::Object(mut members) => {
                 let counts = members.contains_key("key");
-                let hashed =
-                    |name: &str, value| if counts && name != "key" { value } else { self.hashed(value) };
-                members.into_iter().map(|(name, value)| (name.clone(), hashed(&name, value))).collect()
+                for (name, value) in &mut members {
+                    if !counts || name == "key" {
+                        *value = self.hashed(value.take());
+                    }
+                }
+                Value::Object(members)
             }
             value => value,
         }
@@ -280,7 +310,9 @@ mod tests {
     use super::*;
 
     fn fields(settings: Value) -> Fields {
-        serde_json::from_value(settings).unwrap()
+        let mut reader = Reader::new("fields");
+        let fields = Fields::read(&mut reader, &Item::root(&settings));
+        reader.finish(Some(fields)).unwrap()
     }
 
     fn applied(settings: Value) -> Value {
@@ -361,7 +393,10 @@ mod tests {
 
     #[test]
     fn texts_are_cut_to_the_length_that_is_asked_for() {
-        let line = applied(json!({"maximum_length": 4}));
+        let record =
+            json!({"tls": {"client": {"subject": "CN=jane", "x509": {"alternative_names": ["jane", "j"]}}}});
+        let fields = Fields { maximum_length: 4, ..Fields::default() };
+        let line = Value::Object(fields.apply(record.as_object().unwrap().clone()));
         assert_eq!(line["tls"]["client"]["subject"], "CN=j…(+3)");
         assert_eq!(line["tls"]["client"]["x509"]["alternative_names"], json!(["jane", "j"]));
     }
@@ -369,10 +404,10 @@ mod tests {
     #[test]
     fn a_field_that_is_none_is_refused() {
         for path in ["client", "client.ip", "tls.client.x509", "mtls.top.sources", "@timestamp"] {
-            assert!(Path::try_from(path.to_owned()).is_ok(), "{path}");
+            assert!(Path::parse(path).is_ok(), "{path}");
         }
         for path in ["", "client.", "clients", "tls.clien", "client.ip2"] {
-            assert!(Path::try_from(path.to_owned()).is_err(), "{path}");
+            assert!(Path::parse(path).is_err(), "{path}");
         }
     }
 }

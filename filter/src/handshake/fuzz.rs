@@ -4,6 +4,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -42,8 +44,7 @@ fn reason() -> impl Strategy<Value = String> {
 
 /// DER of a certificate with some bytes changed.
 fn nearly_a_certificate() -> impl Strategy<Value = Vec<u8>> {
-    let (_, block) = x509_parser::pem::parse_x509_pem(PEM).unwrap();
-    let der = block.contents;
+    let der = CertificateDer::from_pem_slice(PEM).unwrap().to_vec();
     vec((0..der.len(), any::<u8>()), 0..6).prop_map(move |changes| {
         let mut der = der.clone();
         for (place, byte) in changes {
@@ -146,9 +147,11 @@ proptest! {
             },
         );
         let (drop, hash) = hide.split_at(hide.len() / 2);
-        let fields: Fields = serde_json::from_value(json!({
+        let fields = json!({
             "drop": drop, "hash": hash, "key": "0123456789abcdef", "maximum_length": maximum_length,
-        })).unwrap();
+        });
+        let configuration = json!({"listener": "mtls", "fields": fields}).to_string();
+        let fields = HandshakeConfiguration::parse(configuration.as_bytes()).unwrap().fields;
         for shape in [Shape::Ecs, Shape::Otel, Shape::Ocsf] {
             let line = checked(&record, shape, &fields).to_string();
             for hidden in drop {

@@ -1,7 +1,8 @@
 //! Judges the certificate of a connection whose handshake Envoy completed without trusting it.
 
 use proxy_wasm::hostcalls;
-use x509_parser::pem::parse_x509_pem;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use super::classify::Failure;
 use super::taxonomy::{Certainty, SubReason};
@@ -19,15 +20,15 @@ pub fn judge(demands: &Untrusted) -> Option<Judgement> {
         return Some(refused(SubReason::ServerMisconfigured, vec!["peer_certificate_valid"]));
     };
     let pem = property(&["connection", "peer_certificate"]).unwrap_or_default();
-    let Ok((_, block)) = parse_x509_pem(&pem) else {
+    let Ok(leaf) = CertificateDer::from_pem_slice(&pem) else {
         return Some(refused(SubReason::MalformedCertificate, Vec::new()));
     };
     if valid == [1] {
         // Envoy saw the whole chain: only names and pins are judged here.
-        let failure = identity(&block.contents, demands).err()?;
+        let failure = identity(&leaf, demands).err()?;
         return Some(Judgement { failure, unchecked: Vec::new() });
     }
-    let (failure, unchecked) = verify(&block.contents, demands, now(), &Envoy);
+    let (failure, unchecked) = verify(&leaf, demands, now(), &Envoy);
     let unknown = Failure { certainty: Certainty::Likely, ..Failure::exact(SubReason::Unspecified) };
     Some(Judgement { failure: failure.unwrap_or(unknown), unchecked })
 }

@@ -327,8 +327,19 @@ fn offered(ja4: &str) -> Option<Value> {
 }
 
 /// An object of what is there.
-pub fn object<const N: usize>(members: [(&str, Option<Value>); N]) -> Map<String, Value> {
-    members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+pub fn object<const N: usize>(mut members: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    taken(&mut members)
+}
+
+/// Inserted one by one: a `collect` sorts, and each kind of iterator would bring a sort of its own into the module.
+fn taken(members: &mut [(&str, Option<Value>)]) -> Map<String, Value> {
+    let mut object = Map::new();
+    for (name, value) in members {
+        if let Some(value) = value.take() {
+            object.insert((*name).to_owned(), value);
+        }
+    }
+    object
 }
 
 #[cfg(test)]

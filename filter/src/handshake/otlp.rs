@@ -55,7 +55,13 @@ mod tests {
 
     #[test]
     fn records_wait_in_order_and_not_without_end() {
-        let settings: Otlp = serde_json::from_value(json!({"cluster": "c", "batch": 2, "queue": 3})).unwrap();
+        let settings = Otlp {
+            cluster: "c".to_owned(),
+            path: "/v1/logs".to_owned(),
+            authority: None,
+            batch: 2,
+            queue: 3,
+        };
         let mut queue = Queue::default();
         let taken: Vec<bool> = (0..5).map(|index| queue.push(json!(index), &settings)).collect();
         assert_eq!(taken, [true, true, true, false, false]);

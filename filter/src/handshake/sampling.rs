@@ -10,7 +10,8 @@
 //! All workers share one state, in cells that are changed by compare and swap: [`Store`]. What is remembered is
 //! bounded by the number and size of the cells, whatever clients send.
 
-use serde::{Deserialize, Serialize};
+use outgate_policy::document::reader::{Item, Reader};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::taxonomy::SubReason;
@@ -27,8 +28,7 @@ const REMEMBERED_IN_CELL: usize = 156;
 const COUNTED_IN_CELL: usize = 64;
 
 /// How lines are sampled.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
 pub struct Sampling {
     /// The most lines a second, of all workers together; those of first failures come on top.
     pub lines_per_second: u32,
@@ -36,6 +36,33 @@ pub struct Sampling {
     pub first: Option<u32>,
     /// Of those after the first, one in how many has a line.
     pub then_one_in: u32,
+}
+
+impl Sampling {
+    /// Reads the plugin JSON's key `sampling`.
+    pub(crate) fn read(reader: &mut Reader, item: &Item<'_>) -> Self {
+        let default = Self::default();
+        let Some(object) = reader.object(item, &["lines_per_second", "first", "then_one_in"]) else {
+            return default;
+        };
+        let any = 0..=u32::MAX.into();
+        let first = object.get("first").and_then(|item| reader.number(&item, &any));
+        Self {
+            lines_per_second: reader.optional_number(
+                &object,
+                "lines_per_second",
+                &any,
+                default.lines_per_second,
+            ),
+            first: first.and_then(|first| u32::try_from(first).ok()),
+            then_one_in: reader.optional_number(
+                &object,
+                "then_one_in",
+                &(1..=u32::MAX.into()),
+                default.then_one_in,
+            ),
+        }
+    }
 }
 
 impl Default for Sampling {

@@ -102,12 +102,10 @@ mod tests {
     use super::super::taxonomy::Category;
     use super::super::window::Offender;
     use super::*;
+    use crate::handshake::configuration::Label;
 
     fn configuration() -> HandshakeConfiguration {
-        HandshakeConfiguration {
-            top: 1,
-            ..HandshakeConfiguration::new("mtls".to_owned().try_into().unwrap())
-        }
+        HandshakeConfiguration { top: 1, ..HandshakeConfiguration::new(Label::parse("mtls").unwrap()) }
     }
 
     #[test]

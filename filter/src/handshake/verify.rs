@@ -6,11 +6,13 @@
 //! that is not in the bundle has an issuer that is unknown *here*: such conclusions are `likely`, and what could not
 //! be checked is told. Signatures are checked by whoever has the algorithms: [`Signatures`].
 
-use serde::{Deserialize, Serialize};
+use outgate_policy::document::reader::{Item, Reader};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use serde::Serialize;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::AlgorithmIdentifier;
@@ -23,8 +25,7 @@ use super::taxonomy::{Certainty, SubReason};
 const NEVER_CHECKED: [&str; 3] = ["intermediates", "path_length", "name_constraints"];
 
 /// What a listener that accepts untrusted certificates demands of them all the same.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
 pub struct Untrusted {
     /// The CA bundle, as PEM.
     pub ca: String,
@@ -41,7 +42,7 @@ pub struct Untrusted {
 }
 
 /// In which form a refusal is answered.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// `application/problem+json` (RFC 9457).
@@ -52,7 +53,7 @@ pub enum Answer {
 }
 
 /// What a refusal may tell.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Told {
     /// The coarse cause.
@@ -61,6 +62,30 @@ pub enum Told {
     Reason,
     /// What to do.
     Remedy,
+}
+
+impl Untrusted {
+    /// Reads the plugin JSON's key `untrusted`.
+    pub(crate) fn read(reader: &mut Reader, item: &Item<'_>) -> Self {
+        const TOLD: [(&str, Told); 3] =
+            [("category", Told::Category), ("reason", Told::Reason), ("remedy", Told::Remedy)];
+        let Some(object) = reader.object(item, &["ca", "crl", "sans", "pins", "answer", "tell"]) else {
+            return Self::default();
+        };
+        let text = |text: &str| Ok::<_, String>(text.to_owned());
+        Self {
+            ca: reader.optional_text(&object, "ca").unwrap_or_default(),
+            crl: reader.optional_text(&object, "crl"),
+            sans: reader.parsed(&object, "sans", text),
+            pins: reader.parsed(&object, "pins", text),
+            answer: reader.optional_choice(
+                &object,
+                "answer",
+                &[("problem", Answer::Problem), ("html", Answer::Html)],
+            ),
+            tell: reader.list(&object, "tell").iter().filter_map(|item| reader.choice(item, &TOLD)).collect(),
+        }
+    }
 }
 
 /// Why a certificate is refused, and what could not be checked.
@@ -101,7 +126,7 @@ fn examine(
     let exact = |sub_reason| Failure { depth: Some(0), ..Failure::exact(sub_reason) };
     let (_, certificate) =
         X509Certificate::from_der(leaf).map_err(|_| exact(SubReason::MalformedCertificate))?;
-    let bundle: Vec<Vec<u8>> = blocks(&demands.ca);
+    let bundle: Vec<CertificateDer<'_>> = blocks(&demands.ca);
     let issuers: Vec<X509Certificate<'_>> = bundle
         .iter()
         .filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1))
@@ -169,7 +194,7 @@ fn revocation(
     signatures: &impl Signatures,
     unchecked: &mut Vec<&'static str>,
 ) -> Result<(), SubReason> {
-    let lists = blocks(crls);
+    let lists: Vec<CertificateRevocationListDer<'_>> = blocks(crls);
     let list = lists
         .iter()
         .filter_map(|der| Some(CertificateRevocationList::from_der(der).ok()?.1))
@@ -260,9 +285,9 @@ fn significant(serial: &[u8]) -> &[u8] {
     serial.get(zeros..).unwrap_or_default()
 }
 
-/// What is in the blocks of a PEM text.
-fn blocks(pem: &str) -> Vec<Vec<u8>> {
-    Pem::iter_from_buffer(pem.as_bytes()).filter_map(|block| Some(block.ok()?.contents)).collect()
+/// What is in those blocks of a PEM text that are of this kind.
+fn blocks<T: PemObject>(pem: &str) -> Vec<T> {
+    T::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect()
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ const OUTPUT_ONLY: [&str; 3] = ["createTime", "etag", "updateTime"];
 
 /// Reads a document; what is wrong with it comes beside what could be read.
 pub fn read(value: &Value) -> (Option<Document>, Vec<PolicyError>) {
-    let mut reader = Reader::default();
-    let document = policy(&mut reader, &Item { value, place: String::new() });
+    let mut reader = Reader::new("policy");
+    let document = policy(&mut reader, &Item::root(value));
     match reader.too_long() {
         Some(error) => (None, vec![error]),
         None => (document, reader.into_errors()),
@@ -340,28 +340,13 @@ fn log_allowances(reader: &mut Reader, item: &Item<'_>) -> f64 {
     let Some(item) = reader.object(item, &["allowances"]).and_then(|object| object.get("allowances")) else {
         return 1.0;
     };
-    match item.value.as_f64() {
-        Some(share) if (0.0..=1.0).contains(&share) => {
-            // What is longer reads differently in the filter, whose JSON parser rounds: the policy's hash would differ.
-            let plain =
-                item.value.to_string().len() <= "0.123456789".len() && (share == 0.0 || share >= 1e-9);
-            if !plain {
-                reader.error(
-                    &item.place,
-                    format!("`{}` has too many digits; nine decimals are enough", item.value),
-                );
-            }
-            share
-        }
-        Some(_) => {
-            reader.error(&item.place, format!("`{}` is out of range; use 0 to 1", item.value));
-            1.0
-        }
-        None => {
-            reader.wrong_type(&item, "a number");
-            1.0
-        }
+    let Some(share) = reader.share(&item) else { return 1.0 };
+    // What is longer reads differently in the filter, whose JSON parser rounds: the policy's hash would differ.
+    let plain = item.value.to_string().len() <= "0.123456789".len() && (share == 0.0 || share >= 1e-9);
+    if !plain {
+        reader.error(&item.place, format!("`{}` has too many digits; nine decimals are enough", item.value));
     }
+    share
 }
 
 fn source(reader: &mut Reader, item: &Item<'_>) -> Option<Source> {

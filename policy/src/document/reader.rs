@@ -1,8 +1,11 @@
-//! Reads typed values out of a tree, and collects everything that is wrong with it.
+//! Reads typed values out of a tree of JSON, and collects everything that is wrong with it.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use crate::error::{self, PolicyError};
+use crate::error::{self, PolicyError, PolicyErrors};
 use crate::excerpt::Excerpt;
 use crate::suggestion::did_you_mean;
 
@@ -10,8 +13,9 @@ use crate::suggestion::did_you_mean;
 const MOST_ITEMS: usize = 50_000;
 
 /// What was wrong so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reader {
+    root: &'static str,
     errors: Vec<PolicyError>,
     items: usize,
 }
@@ -30,6 +34,13 @@ pub struct Item<'v> {
     pub value: &'v Value,
     /// Its place.
     pub place: String,
+}
+
+impl<'v> Item<'v> {
+    /// The whole tree.
+    pub fn root(value: &'v Value) -> Self {
+        Self { value, place: String::new() }
+    }
 }
 
 impl<'v> Object<'v> {
@@ -51,15 +62,29 @@ impl<'v> Object<'v> {
 }
 
 impl Reader {
+    /// One that has read nothing; `root` names the whole in errors.
+    pub fn new(root: &'static str) -> Self {
+        Self { root, errors: Vec::new(), items: 0 }
+    }
+
     /// Everything that was wrong.
-    pub fn into_errors(self) -> Vec<PolicyError> {
+    pub(crate) fn into_errors(self) -> Vec<PolicyError> {
         self.errors
     }
 
+    /// What was read, if nothing was wrong.
+    pub fn finish<T>(self, read: Option<T>) -> Result<T, PolicyErrors> {
+        match (self.too_long(), read) {
+            (Some(error), _) => Err(PolicyErrors::new(vec![error])),
+            (None, Some(read)) if self.errors.is_empty() => Ok(read),
+            _ => Err(PolicyErrors::new(self.errors)),
+        }
+    }
+
     /// That the lists were longer than what is read; all else that is wrong may follow from that.
-    pub fn too_long(&self) -> Option<PolicyError> {
+    pub(crate) fn too_long(&self) -> Option<PolicyError> {
         (self.items > MOST_ITEMS).then(|| PolicyError::Document {
-            place: "policy".to_owned(),
+            place: self.root.to_owned(),
             message: format!(
                 "its lists of rules, of entries of URL lists and so on have more than {MOST_ITEMS} items in all"
             ),
@@ -69,7 +94,7 @@ impl Reader {
     /// Something is wrong.
     pub fn error(&mut self, place: impl Into<String>, message: impl Into<String>) {
         let place = place.into();
-        let place = if place.is_empty() { "policy".to_owned() } else { place };
+        let place = if place.is_empty() { self.root.to_owned() } else { place };
         self.errors.push(PolicyError::Document { place, message: message.into() });
     }
 
@@ -116,8 +141,59 @@ impl Reader {
         object.get(key).and_then(|item| self.text(&item))
     }
 
+    /// A text made into something.
+    pub fn parse<T, E: std::fmt::Display>(
+        &mut self,
+        item: &Item<'_>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(item)?;
+        parse(&text).map_err(|error| self.error(&item.place, error.to_string())).ok()
+    }
+
+    /// A whole number in a range.
+    pub fn number(&mut self, item: &Item<'_>, range: &RangeInclusive<u64>) -> Option<u64> {
+        if !item.value.is_number() {
+            self.wrong_type(item, "a number");
+            return None;
+        }
+        let number = item.value.as_u64().filter(|number| range.contains(number));
+        if number.is_none() {
+            let (least, most) = (range.start(), range.end());
+            let range =
+                if *most == u64::MAX { format!("{least} or more") } else { format!("{least} to {most}") };
+            self.error(&item.place, format!("`{}` is out of range; use {range}", item.value));
+        }
+        number
+    }
+
+    /// A whole number in a range, or the default.
+    pub fn optional_number<T: TryFrom<u64>>(
+        &mut self,
+        object: &Object<'_>,
+        key: &str,
+        range: &RangeInclusive<u64>,
+        default: T,
+    ) -> T {
+        let number = object.get(key).and_then(|item| self.number(&item, range));
+        number.and_then(|number| T::try_from(number).ok()).unwrap_or(default)
+    }
+
+    /// A share, 0 to 1.
+    pub fn share(&mut self, item: &Item<'_>) -> Option<f64> {
+        let Some(share) = item.value.as_f64() else {
+            self.wrong_type(item, "a number");
+            return None;
+        };
+        if !(0.0..=1.0).contains(&share) {
+            self.error(&item.place, format!("`{}` is out of range; use 0 to 1", item.value));
+            return None;
+        }
+        Some(share)
+    }
+
     /// The last segment of a resource name.
-    pub fn reference(&mut self, item: &Item<'_>) -> Option<String> {
+    pub(crate) fn reference(&mut self, item: &Item<'_>) -> Option<String> {
         let text = self.text(item)?;
         let name = short_name(&text);
         if name.is_empty() || name.chars().any(char::is_control) || name.len() > 256 {
@@ -187,13 +263,30 @@ impl Reader {
     ) -> Vec<T> {
         let mut parsed = Vec::new();
         for item in self.list(object, key) {
-            let Some(text) = self.text(&item) else { continue };
-            match parse(&text) {
-                Ok(value) => parsed.push(value),
-                Err(error) => self.error(&item.place, error.to_string()),
-            }
+            parsed.extend(self.parse(&item, &parse));
         }
         parsed
+    }
+
+    /// An object of texts, by keys that are free.
+    pub fn texts(&mut self, item: &Item<'_>) -> BTreeMap<String, String> {
+        let Value::Object(members) = item.value else {
+            self.wrong_type(item, "an object");
+            return BTreeMap::new();
+        };
+        let mut texts = BTreeMap::new();
+        for (key, value) in members {
+            match value {
+                Value::String(text) => {
+                    texts.insert(key.clone(), text.clone());
+                }
+                _ => self.wrong_type(
+                    &Item { value, place: format!("{}.{}", item.place, Excerpt::new(key)) },
+                    "a text",
+                ),
+            }
+        }
+        texts
     }
 
     /// A value of the wrong type.
@@ -215,11 +308,11 @@ impl Reader {
 }
 
 /// The last segment of a resource name.
-pub fn short_name(name: &str) -> &str {
+pub(crate) fn short_name(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
 /// Words in backticks, with commas.
-pub fn quoted(words: &[&str]) -> String {
+pub(crate) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }

@@ -12,12 +12,17 @@ use crate::error::{PolicyError, PolicyErrors};
 pub fn parse_text(text: &str) -> Result<Value, PolicyErrors> {
     let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
     let json_object = inside.is_some_and(|inside| inside.is_empty() || inside.starts_with(['"', '}']));
-    let parsed = if json_object { json(text) } else { yaml(text) };
+    let parsed = if json_object { json(text.as_bytes()) } else { yaml(text) };
     parsed.map_err(|error| PolicyErrors::new(vec![error]))
 }
 
-fn json(text: &str) -> Result<Value, PolicyError> {
-    let parsed: Result<Unique, _> = serde_json::from_str(text);
+/// Reads JSON in which no key stands twice in one object.
+pub fn parse_json(text: &[u8]) -> Result<Value, PolicyErrors> {
+    json(text).map_err(|error| PolicyErrors::new(vec![error]))
+}
+
+fn json(text: &[u8]) -> Result<Value, PolicyError> {
+    let parsed: Result<Unique, _> = serde_json::from_slice(text);
     parsed.map(|Unique(value)| value).map_err(|error| {
         let message = error.to_string();
         // The place is told apart from the message.
