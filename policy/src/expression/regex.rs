@@ -60,7 +60,11 @@ impl Regex {
     pub fn new(pattern: &str, program: &str) -> Result<Self, RegexError> {
         let refused = |error| RegexError::Program(Excerpt::new(pattern), error);
         let Program { part, automaton } = Program::read(program).map_err(refused)?;
-        let configuration = dfa::Config::new().cache_capacity(LARGEST_CACHE).skip_cache_capacity_check(true);
+        let configuration = dfa::Config::new()
+            .cache_capacity(LARGEST_CACHE)
+            .skip_cache_capacity_check(true)
+            // However often it forgets states for want of memory, it searches on.
+            .minimum_cache_clear_count(None);
         let automaton = dfa::Builder::new().configure(configuration).build_from_nfa(automaton);
         let automaton = automaton.map_err(|_| refused(ProgramError::Damaged))?;
         Ok(Self { part, automaton, cache: Mutex::new(None) })
@@ -81,7 +85,7 @@ impl Regex {
 
     fn search(&self, cache: &mut Cache, text: &str) -> bool {
         let found = self.automaton.try_search_fwd(cache, &Input::new(text).earliest(true));
-        // It fails only where it is told to give up, or to stop at some byte.
+        // It would fail only if it were told to give up, or to stop at some byte.
         matches!(found, Ok(Some(_)))
     }
 }
