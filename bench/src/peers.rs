@@ -1,6 +1,9 @@
 //! What Envoy brings for the same rules, and filters that have none.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
@@ -137,6 +140,35 @@ end"
     json!({"name": "lua", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
         "default_source_code": {"inline_string": code},
+    }})
+}
+
+/// Where Envoy looks for dynamic modules.
+pub fn dynamic_modules() -> PathBuf {
+    target().join("bench")
+}
+
+/// Compiles our dynamic module, or says why there is none.
+pub fn compile_dynamic_module() -> Result<(), String> {
+    let folder = dynamic_modules();
+    fs::create_dir_all(&folder).unwrap();
+    let source = target().join("../bench/dynamic_module.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(folder.join("libhost_table.so")).arg(source);
+    match compiler.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("the C compiler ended with {status}")),
+        Err(error) => Err(format!("there is no C compiler `cc`: {error}")),
+    }
+}
+
+/// A dynamic module with a hash table of hosts (`bench/dynamic_module.c`).
+pub fn dynamic_module(rules: usize) -> Value {
+    json!({"name": "dynamic_module", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+        "dynamic_module_config": {"name": "host_table"},
+        "filter_name": "host_table",
+        "filter_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": rules.to_string()},
     }})
 }
 

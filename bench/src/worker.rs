@@ -10,6 +10,7 @@ use outgate_tests::client;
 use outgate_tests::outgate::executable;
 use serde_json::{Value, json};
 
+use crate::peers;
 use crate::statistics::Estimate;
 
 /// The folder of what was built.
@@ -37,6 +38,7 @@ impl Envoy {
             // As `outgate run` starts it: lines of the filter are written.
             .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
             .args(["--component-log-level", "wasm:info"])
+            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", peers::dynamic_modules())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

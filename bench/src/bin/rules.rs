@@ -144,6 +144,14 @@ impl Bench {
                 bench.without_rules(scenario, filter);
             }
         }
+        let dynamic_module = wanted("dynamic_module")
+            && match peers::compile_dynamic_module() {
+                Ok(()) => true,
+                Err(why) => {
+                    println!("No rows of a dynamic module: {why}.");
+                    false
+                }
+            };
         for &rules in sizes {
             if wanted("outgate") {
                 for fields in Fields::ALL {
@@ -154,9 +162,13 @@ impl Bench {
                     bench.listeners.last_mut().unwrap().checks = true;
                 }
             }
-            let maps = [("exact_match_map", peers::exact_match_map as Map), ("lua_table", peers::lua_table)];
-            for (scenario, filter) in maps {
-                if wanted(scenario) {
+            let maps = [
+                ("exact_match_map", peers::exact_match_map as Map, wanted("exact_match_map")),
+                ("lua_table", peers::lua_table, wanted("lua_table")),
+                ("dynamic_module", peers::dynamic_module, dynamic_module),
+            ];
+            for (scenario, filter, wanted) in maps {
+                if wanted {
                     bench.with_rules(scenario, filter(rules), rules, Fields::Headers, &Match::ALL);
                 }
             }
