@@ -87,7 +87,7 @@ impl Explicit {
                 exchange.record(&Outcome::allowed(Subject::Session, "tunnel", rule, &decision.errors));
                 let cluster = exchange.filter.routing.cluster(&destination, Leg::Unread);
                 if !set_headers(&[(":authority", &destination.to_string()), (ROUTE, &cluster)])
-                    || !name_upstream(&destination)
+                    || !name_upstream(&destination, None)
                 {
                     return exchange.stop();
                 }
@@ -131,7 +131,7 @@ impl Explicit {
             (ROUTE, "tunnels"),
             ("x-outgate-session", &state.pack()),
             ("x-outgate-tunnel", &state.tls.chain(&filter.routing.cluster(destination, Leg::Unread))),
-        ]) && name_upstream(destination);
+        ]) && name_upstream(destination, None);
         if !routed {
             return exchange.stop();
         }
@@ -176,7 +176,7 @@ impl Explicit {
                     return self.exchange.refuse(refusal);
                 }
                 match self.exchange.judge_request(&authority) {
-                    Action::Continue if !name_upstream(&destination) => self.exchange.stop(),
+                    Action::Continue if !name_upstream(&destination, Some(80)) => self.exchange.stop(),
                     action => action,
                 }
             }
@@ -241,16 +241,14 @@ fn refused_destination(filter: &Filter, subject: Subject, destination: &Destinat
     Some(Refusal { subject, ..Refusal::request(Reason::DestinationRefused, detail.to_owned()) })
 }
 
-/// Tells Envoy what to resolve. The final dot makes a name absolute: without it Envoy answers `localhost` and the names
-/// of its hosts file itself, and our resolver is not asked.
-fn name_upstream(destination: &Destination) -> bool {
+/// Tells Envoy what to resolve, and the port unless it takes that one anyway. The final dot makes a name absolute: without
+/// it Envoy answers `localhost` and the names of its hosts file itself, and our resolver is not asked.
+fn name_upstream(destination: &Destination, goes_without_saying: Option<u16>) -> bool {
     let host = destination.host.as_str();
-    let port = destination.port.to_string();
-    if destination.host.ip().is_some() {
-        set_headers(&[("x-outgate-host", host), ("x-outgate-port", &port)])
-    } else {
-        set_headers(&[("x-outgate-host", &format!("{host}.")), ("x-outgate-port", &port)])
-    }
+    let absolute = if destination.host.ip().is_some() { host.to_owned() } else { format!("{host}.") };
+    set_headers(&[("x-outgate-host", &absolute)])
+        && (goes_without_saying == Some(destination.port)
+            || set_headers(&[("x-outgate-port", &destination.port.to_string())]))
 }
 
 fn set_headers(headers: &[(&str, &str)]) -> bool {
