@@ -143,8 +143,13 @@ impl Outgate {
 
     /// Waits until it said this.
     pub fn wait_for(&mut self, words: &str, limit: Duration) {
+        self.wait_for_times(words, 1, limit);
+    }
+
+    /// Waits until it said so as often.
+    pub fn wait_for_times(&mut self, words: &str, times: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
-        while !self.said().contains(words) {
+        while self.said().matches(words).count() < times {
             if let Some(status) = self.process.try_wait().unwrap() {
                 panic!("outgate ended ({status}) before it said `{words}`:\n{}", self.said());
             }
