@@ -33,15 +33,12 @@
 use std::num::NonZeroU32;
 
 use outgate_policy::document::parse_json;
-use outgate_policy::document::reader::{Item, Reader};
+use outgate_policy::document::reader::{Item, PLUGIN_JSON, Reader};
 use outgate_policy::{PolicyErrors, Programs};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::routing::Routing;
-
-/// What errors call the plugin JSON as a whole.
-pub(crate) const ROOT: &str = "plugin JSON";
 
 /// The plugin JSON as written.
 #[derive(Clone, Debug, Serialize)]
@@ -125,16 +122,11 @@ pub struct Log {
     pub allowances: f64,
 }
 
-/// Why a plugin JSON was refused: everything that is wrong with it, each with its place, such as `routing.shards`.
-#[derive(Debug, thiserror::Error)]
-#[error("plugin configuration: {0}")]
-pub struct ConfigurationError(#[from] PolicyErrors);
-
 impl PluginJson {
-    /// Reads the plugin JSON; every key must be known.
-    pub fn parse(text: &[u8]) -> Result<Self, ConfigurationError> {
+    /// Reads the plugin JSON; every key must be known. Errors have their places, such as `routing.shards`.
+    pub fn parse(text: &[u8]) -> Result<Self, PolicyErrors> {
         let mut value = parse_json(text)?;
-        let mut reader = Reader::new(ROOT);
+        let mut reader = Reader::new(PLUGIN_JSON);
         if value.get("policy_of").is_some() {
             let read = PolicyOf::read(&mut reader, &value);
             return Ok(Self::PolicyOf(reader.finish(read)?.policy_of));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::handshake::classify::Failure;
+use outgate_handshake::classify::Failure;
 use outgate_policy::{Destination, Identity};
 
 /// What a line is about.

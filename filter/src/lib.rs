@@ -1,7 +1,7 @@
 //! outgate.wasm: the thin glue between Envoy and the policy, and the formats that the command line
 //! shares with it.
 //!
-//! The glue itself (`proxy`, `handshake::logger`) exists in the wasm module alone; everything else
+//! The glue itself (`proxy`, `handshake`) exists in the wasm module alone; everything else
 //! is plain Rust, tested natively.
 
 pub mod client_table;
@@ -9,10 +9,11 @@ pub mod configuration;
 pub mod decision;
 pub mod denial;
 pub mod grant_table;
-pub mod handshake;
 mod hash;
 pub mod routing;
 pub mod session_state;
 
+#[cfg(target_family = "wasm")]
+mod handshake;
 #[cfg(target_family = "wasm")]
 mod proxy;

@@ -1,12 +1,9 @@
 //! Hosts and ports: the only parser of them. Whatever it accepts has one normal form, which is what rules
 //! judge, logs show, certificates name and connections use.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-
-use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 use crate::excerpt::Excerpt;
 
@@ -16,6 +13,7 @@ const LONGEST_LABEL: usize = 63;
 
 /// A host in normal form: a lower-case name in A-labels without a trailing dot, a dotted quad, or an IPv6
 /// address in brackets. An IPv4 address inside IPv6 (`::ffff:192.0.2.1`) is the dotted quad that it means.
+/// A-labels are what DNS compares, byte by byte: what they stand for does not matter.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct HostName {
     text: Box<str>,
@@ -88,12 +86,18 @@ pub enum HostError {
         character: char,
     },
     /// A name that is not ASCII and no international name either.
+    #[cfg(feature = "international")]
     #[error("`{0}` is no international domain name (UTS 46)")]
     NoIdn(Excerpt),
+    /// A name that is not ASCII.
+    #[cfg(not(feature = "international"))]
+    #[error("`{0}` is not ASCII; write its labels as DNS has them, beginning with `xn--`")]
+    NotAscii(Excerpt),
 }
 
 impl HostName {
-    /// Reads a host without a port.
+    /// Reads a host without a port. With the feature `international`, names that are not ASCII become A-labels as
+    /// browsers make them (UTS 46).
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if is_normal(text) {
             return Ok(Self { text: text.into(), ip: None });
@@ -238,20 +242,13 @@ fn is_normal(text: &str) -> bool {
     }
     let ends_in_letter = text.bytes().next_back().is_some_and(|byte| byte.is_ascii_lowercase());
     // `0xa` may be a number.
-    ends_in_letter && text.len() <= LONGEST_NAME && !text.contains("0x") && !text.contains("xn--")
+    ends_in_letter && text.len() <= LONGEST_NAME && !text.contains("0x")
 }
 
 /// Lower-case A-labels without the trailing dot.
 fn normal_name(text: &str) -> Result<String, HostError> {
     let excerpt = || Excerpt::new(text);
-    let mapped = if text.is_ascii() && !has_a_label(text) {
-        Cow::Owned(text.to_ascii_lowercase())
-    } else {
-        // The characters are checked below, the length too: underscores are fine, DNS has them.
-        Uts46::new()
-            .to_ascii(text.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore)
-            .map_err(|_| HostError::NoIdn(excerpt()))?
-    };
+    let mapped = if text.is_ascii() { text.to_ascii_lowercase() } else { in_a_labels(text)? };
     let name = mapped.strip_suffix('.').unwrap_or(&mapped);
     if name.is_empty() {
         return Err(if text.is_empty() { HostError::Empty } else { HostError::EmptyLabel(excerpt()) });
@@ -270,8 +267,20 @@ fn normal_name(text: &str) -> Result<String, HostError> {
     Ok(name.to_owned())
 }
 
-fn has_a_label(text: &str) -> bool {
-    text.split('.').any(|label| label.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--")))
+#[cfg(feature = "international")]
+fn in_a_labels(text: &str) -> Result<String, HostError> {
+    use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+
+    // The characters are checked later, the length too: underscores are fine, DNS has them.
+    Uts46::new()
+        .to_ascii(text.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore)
+        .map(Into::into)
+        .map_err(|_| HostError::NoIdn(Excerpt::new(text)))
+}
+
+#[cfg(not(feature = "international"))]
+fn in_a_labels(text: &str) -> Result<String, HostError> {
+    Err(HostError::NotAscii(Excerpt::new(text)))
 }
 
 /// Whether some resolver takes the name for a number: its last label is decimal, octal or hexadecimal.
@@ -289,14 +298,12 @@ mod tests {
     fn names_in_normal_form_stay_as_they_are() {
         let label = "a".repeat(63);
         let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
-        for name in ["a", "a.example", "9-_.b", "1.2.3.4a", "x1a", &label, &longest] {
+        for name in ["a", "a.example", "xn--a", "9-_.b", "1.2.3.4a", "x1a", &label, &longest] {
             assert!(is_normal(name), "{name}");
             assert_eq!(normal_name(name).as_deref(), Ok(name));
             assert!(!ends_in_number(name));
         }
-        for name in
-            ["", ".", "a.", ".a", "a..b", "A", "a:1", "1.2.3.4", "1", "0xa", "a.0xf", "xn--a", "ä", "a b"]
-        {
+        for name in ["", ".", "a.", ".a", "a..b", "A", "a:1", "1.2.3.4", "1", "0xa", "a.0xf", "ä", "a b"] {
             assert!(!is_normal(name), "{name}");
         }
         assert!(!is_normal(&format!("a{label}")) && !is_normal(&format!("a{longest}")));
@@ -315,6 +322,7 @@ mod tests {
             ("BÜCHER.example", "xn--bcher-kva.example"),
             ("xn--bcher-kva.example", "xn--bcher-kva.example"),
             ("XN--BCHER-KVA.example", "xn--bcher-kva.example"),
+            ("xn--a.example", "xn--a.example"),
             ("faß.example", "xn--fa-hia.example"),
             ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
             ("192.0.2.1", "192.0.2.1"),
@@ -367,8 +375,7 @@ mod tests {
             ("a\0b", "'\\0'"),
             ("*.example.com", "'*'"),
             ("a\u{fffd}b", "international"),
-            ("xn--\u{7f}", "international"),
-            ("xn--a", "international"),
+            ("xn--\u{7f}", "'\\u{7f}'"),
             (&long_label, "longer than DNS"),
             (&long_name, "longer than DNS"),
         ] {

@@ -137,12 +137,25 @@ impl UrlEntry {
         if text.contains(['?', '#']) {
             return Err(UrlListError::Query(excerpt()));
         }
-        let (domain, path) = match text.find('/') {
-            Some(slash) => text.split_at(slash),
-            None => (text, ""),
-        };
+        let (domain, path) = parts(text);
         let path = PathPattern::parse(text, path)?;
         Ok(Self { domain: DomainPattern::parse(domain)?, path })
+    }
+
+    /// An entry with its domain in A-labels, if it is none already.
+    #[cfg(feature = "international")]
+    pub(crate) fn in_a_labels(text: &str) -> Option<String> {
+        let (domain, path) = parts(text);
+        if domain.is_ascii() {
+            return None;
+        }
+        let DomainPattern { domain, scope } = DomainPattern::parse(domain).ok()?;
+        let stars = match scope {
+            Scope::Below => "*.",
+            Scope::Both => "*",
+            Scope::Itself => "",
+        };
+        Some(format!("{stars}{domain}{path}"))
     }
 }
 
@@ -330,10 +343,15 @@ impl PathPattern {
     }
 }
 
+/// The domain of an entry, and the path with its slash.
+fn parts(text: &str) -> (&str, &str) {
+    text.find('/').map_or((text, ""), |slash| text.split_at(slash))
+}
+
 /// The normal form of a host, without work where it has it already, as what rules pass nearly always does.
 fn normal(host: &str) -> Option<Cow<'_, str>> {
     let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
-    let plain = |label: &str| !label.is_empty() && label.bytes().all(known) && !label.starts_with("xn--");
+    let plain = |label: &str| !label.is_empty() && label.bytes().all(known);
     // Whatever ends in a number is an address, or nothing.
     let last = host.rsplit('.').next().unwrap_or(host);
     let named = last.bytes().any(|byte| byte.is_ascii_lowercase()) && !last.starts_with("0x");
@@ -341,7 +359,9 @@ fn normal(host: &str) -> Option<Cow<'_, str>> {
     if host.split('.').all(plain) && (named || address()) {
         return Some(Cow::Borrowed(host));
     }
-    HostName::parse(host).ok().map(|host| Cow::Owned(host.as_str().to_owned()))
+    // Hosts on the wire are ASCII.
+    let host = HostName::parse(host).ok().filter(|_| host.is_ascii())?;
+    Some(Cow::Owned(host.as_str().to_owned()))
 }
 
 #[cfg(test)]
@@ -460,7 +480,8 @@ mod tests {
             ("192.0.2.1", true),
             ("2.1", false),
             ("xn--bcher-kva.example", true),
-            ("BÜCHER.example", true),
+            // No host on the wire.
+            ("bücher.example", false),
             ("", false),
             ("a b.bank.example", false),
             ("x..bank.example", false),

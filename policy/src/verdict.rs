@@ -115,8 +115,9 @@ pub mod agree {
     pub fn server_name(destination: &Destination, sni: Option<&str>) -> ServerName {
         match sni {
             None | Some("") => ServerName::Absent,
+            // RFC 6066 3: ASCII.
             Some(sni) => match HostName::parse(sni) {
-                Ok(host) if host == destination.host => ServerName::Same,
+                Ok(host) if host == destination.host && sni.is_ascii() => ServerName::Same,
                 _ => ServerName::Differs,
             },
         }
@@ -139,7 +140,7 @@ mod tests {
         for (sni, expected) in [
             (Some("xn--bcher-kva.example"), ServerName::Same),
             (Some("XN--BCHER-KVA.EXAMPLE."), ServerName::Same),
-            (Some("bücher.example"), ServerName::Same),
+            (Some("bücher.example"), ServerName::Differs),
             (Some("other.example"), ServerName::Differs),
             (Some("b\u{fffd}cher.example"), ServerName::Differs),
             (Some(""), ServerName::Absent),

@@ -1,6 +1,6 @@
 //! TLS alerts (RFC 8446 6): what one means depends on who sent it.
 
-use outgate_filter::handshake::taxonomy::SubReason::{self, *};
+use outgate_handshake::taxonomy::SubReason::{self, *};
 
 /// An alert.
 #[derive(Debug)]

@@ -5,9 +5,9 @@
 
 use std::fmt::Write as _;
 
-use outgate_filter::handshake::certificate::Certificate;
-use outgate_filter::handshake::presented::timestamp;
-use outgate_filter::handshake::taxonomy::SubReason::{self, *};
+use outgate_handshake::certificate::Certificate;
+use outgate_handshake::presented::timestamp;
+use outgate_handshake::taxonomy::SubReason::{self, *};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use serde_json::{Value, json};

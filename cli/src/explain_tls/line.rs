@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use outgate_filter::handshake::classify::Failure;
-use outgate_filter::handshake::taxonomy::{Certainty, SubReason};
+use outgate_handshake::classify::Failure;
+use outgate_handshake::taxonomy::{Certainty, SubReason};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -1,7 +1,7 @@
 //! Numbers and texts of OpenSSL where they differ from BoringSSL's (OpenSSL 3.0: `openssl errstr`,
 //! `X509_verify_cert_error_string`), and the symbols of both.
 
-use outgate_filter::handshake::taxonomy::SubReason::{self, *};
+use outgate_handshake::taxonomy::SubReason::{self, *};
 
 /// `X509_V_ERR_*` of OpenSSL 3 that BoringSSL does not have, or has for something else.
 pub const VERIFY_ERRORS: &[(u32, &str, SubReason)] = &[

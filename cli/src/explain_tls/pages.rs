@@ -1,6 +1,6 @@
 //! The pages of `docs/tls`, compiled in: what each category and sub-reason means is said there and nowhere else.
 
-use outgate_filter::handshake::taxonomy::{Category, SubReason};
+use outgate_handshake::taxonomy::{Category, SubReason};
 
 macro_rules! pages {
     ($($category:ident $file:literal)*) => {
@@ -45,7 +45,7 @@ fn section(sub_reason: SubReason) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use outgate_filter::handshake::tables::{OTHER_VERIFY_ERRORS, SSL_REASONS, VALIDATORS, VERIFY_ERRORS};
+    use outgate_handshake::tables::{OTHER_VERIFY_ERRORS, SSL_REASONS, VALIDATORS, VERIFY_ERRORS};
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! What a text was taken for, and what that means.
 
-use outgate_filter::handshake::classify::Failure;
-use outgate_filter::handshake::taxonomy::{Blame, Certainty, DetectedBy, SubReason};
+use outgate_handshake::classify::Failure;
+use outgate_handshake::taxonomy::{Blame, Certainty, DetectedBy, SubReason};
 use serde_json::{Value, json};
 
 use super::pages;

@@ -1,8 +1,8 @@
 //! What a pasted text is: Envoy's reason, a code of BoringSSL or OpenSSL, an alert, a verification error, a name.
 
-use outgate_filter::handshake::classify::{Evidence, classify};
-use outgate_filter::handshake::tables;
-use outgate_filter::handshake::taxonomy::{Certainty, SubReason};
+use outgate_handshake::classify::{Evidence, classify};
+use outgate_handshake::tables;
+use outgate_handshake::taxonomy::{Certainty, SubReason};
 
 use super::alert::Alert;
 use super::openssl;

@@ -69,7 +69,7 @@ fn files_are_logs_certificates_or_a_single_question() {
     assert!(asked(&[&one]).unwrap().starts_with("  taken for Envoy's reason"));
     assert!(asked(&[&two]).unwrap().starts_with("2 failed handshakes in 2 lines\n"));
     assert!(asked(&[&one, &two]).unwrap().starts_with("3 failed handshakes in 3 lines\n"));
-    let pem = include_str!("../../../filter/src/handshake/certificate/fixtures/sans.pem");
+    let pem = include_str!("../../../handshake/src/certificate/fixtures/sans.pem");
     for text in [pem.to_owned(), format!("{}{pem}", "a line before it\n".repeat(1_000))] {
         let certificate = asked(&[&file("pem", &text), "--at", "2040-01-01"]).unwrap();
         assert!(certificate.contains("its time ended 2036-11-20T04:13:46Z"), "{certificate}");
@@ -82,7 +82,7 @@ fn what_cannot_be_explained_says_what_would_help() {
     let quiet = folder.path().join("quiet");
     std::fs::write(&quiet, "GET / 200\n{\"a\":\n").unwrap();
     let missing = folder.path().join("missing.pem");
-    let pem = include_str!("../../../filter/src/handshake/certificate/fixtures/sans.pem");
+    let pem = include_str!("../../../handshake/src/certificate/fixtures/sans.pem");
     for (arguments, expected) in [
         (vec!["my dog ate it"], "`my dog ate it` is no reason of Envoy"),
         (vec!["\u{1b}[2J"], "`\\u{1b}[2J`"),

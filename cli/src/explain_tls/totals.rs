@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::{self, BufRead};
 
-use outgate_filter::handshake::presented::timestamp;
-use outgate_filter::handshake::taxonomy::{Category, SubReason};
+use outgate_handshake::presented::timestamp;
+use outgate_handshake::taxonomy::{Category, SubReason};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 

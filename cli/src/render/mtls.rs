@@ -8,8 +8,7 @@ use std::{fs, io};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use outgate_filter::configuration::ConfigurationError;
-use outgate_filter::handshake::configuration::HandshakeConfiguration;
+use outgate_handshake::configuration::HandshakeConfiguration;
 use outgate_policy::document::parse_text;
 use outgate_policy::{Destination, PolicyErrors};
 
@@ -147,7 +146,7 @@ pub enum MtlsFileError {
     },
     /// The logger's keys are wrong.
     #[error("`log`: {0}")]
-    Log(ConfigurationError),
+    Log(PolicyErrors),
 }
 
 impl MtlsFile {

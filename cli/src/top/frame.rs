@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use outgate_filter::handshake::presented::timestamp;
+use outgate_handshake::presented::timestamp;
 use time::OffsetDateTime;
 
 use super::stats::{Rates, Stats};

@@ -4,10 +4,10 @@ use proxy_wasm::hostcalls;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::classify::Failure;
-use super::taxonomy::{Certainty, SubReason};
-use super::verify::{Judgement, Signatures, Untrusted, identity, verify};
 use crate::proxy::host::{now, property};
+use outgate_handshake::classify::Failure;
+use outgate_handshake::taxonomy::{Certainty, SubReason};
+use outgate_handshake::verify::{Judgement, Signatures, Untrusted, identity, verify};
 
 /// Why the client of this connection is refused, if it is.
 pub fn judge(demands: &Untrusted) -> Option<Judgement> {

@@ -12,22 +12,22 @@ use proxy_wasm::types::{LogLevel, MetricType};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::classify::Failure;
-use super::configuration::HandshakeConfiguration;
-use super::expiry::Expiry;
 use super::judge::judge;
-use super::line::{Connection, record, written};
-use super::metrics;
-use super::otlp::{Queue, body};
-use super::sampling::{Admission, Occurrence, admit};
-use super::shape::log_record;
 use super::shared::Shared;
-use super::summary;
-use super::taxonomy::SubReason;
 use super::told::Told;
-use super::visible::visible;
-use super::window::{Offender, Window, source};
 use crate::proxy::host::{now, now_milliseconds, property, text_property as text};
+use outgate_handshake::classify::Failure;
+use outgate_handshake::configuration::HandshakeConfiguration;
+use outgate_handshake::expiry::Expiry;
+use outgate_handshake::line::{Connection, record, written};
+use outgate_handshake::metrics;
+use outgate_handshake::otlp::{Queue, body};
+use outgate_handshake::sampling::{Admission, Occurrence, admit};
+use outgate_handshake::shape::log_record;
+use outgate_handshake::summary;
+use outgate_handshake::taxonomy::SubReason;
+use outgate_handshake::visible::visible;
+use outgate_handshake::window::{Offender, Window, source};
 
 /// How often a worker adds its counts to the shared window, and sends what waits.
 const TICK: Duration = Duration::from_secs(1);
@@ -99,7 +99,7 @@ impl RootContext for HandshakeLogger {
                 true
             }
             Err(error) => {
-                error!("{error}");
+                error!("plugin configuration: {error}");
                 false
             }
         }

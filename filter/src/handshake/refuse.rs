@@ -7,10 +7,10 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
 
-use super::configuration::HandshakeConfiguration;
 use super::judge::judge;
-use super::refusal::{STATUS, refusal};
-use super::verify::Untrusted;
+use outgate_handshake::configuration::HandshakeConfiguration;
+use outgate_handshake::refusal::{STATUS, refusal};
+use outgate_handshake::verify::Untrusted;
 
 /// The root context.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl RootContext for RefuseRoot {
                 false
             }
             Err(error) => {
-                error!("{error}");
+                error!("plugin configuration: {error}");
                 false
             }
         }

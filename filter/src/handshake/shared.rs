@@ -2,8 +2,8 @@
 
 use proxy_wasm::hostcalls;
 
-use super::sampling::{Cell, Store};
-use super::window::Window;
+use outgate_handshake::sampling::{Cell, Store};
+use outgate_handshake::window::Window;
 
 /// The state of one listener.
 #[derive(Clone, Debug)]

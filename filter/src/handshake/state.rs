@@ -11,10 +11,10 @@ use log::error;
 use proxy_wasm::traits::{Context, RootContext, StreamContext};
 use proxy_wasm::types::{ContextType, PeerType};
 
-use super::configuration::HandshakeConfiguration;
-use super::line::{record, written};
 use super::told::Told;
 use crate::proxy::host::set_property;
+use outgate_handshake::configuration::HandshakeConfiguration;
+use outgate_handshake::line::{record, written};
 
 /// The root context.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl RootContext for StateRoot {
                 true
             }
             Err(error) => {
-                error!("{error}");
+                error!("plugin configuration: {error}");
                 false
             }
         }

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::classify::{Evidence, Failure, Progress, Side, classify};
-use super::configuration::HandshakeConfiguration;
-use super::line::{Connection, Inspected};
-use super::presented::{Attributes, Presented};
 use crate::proxy::host::{address, integer_property as number, now, property, text_property as text};
+use outgate_handshake::classify::{Evidence, Failure, Progress, Side, classify};
+use outgate_handshake::configuration::HandshakeConfiguration;
+use outgate_handshake::line::{Connection, Inspected};
+use outgate_handshake::presented::{Attributes, Presented};
 
 /// Filter state that the listener's `set_filter_state` filter keeps: `begun`, then `finished`.
 const PROGRESS: &[&str] = &["filter_state", "outgate.handshake"];

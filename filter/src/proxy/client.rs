@@ -6,7 +6,7 @@ use log::warn;
 
 use super::filter::Filter;
 use super::host;
-use crate::handshake::certificate::{Certificate, NameKind};
+use outgate_handshake::certificate::{Certificate, NameKind};
 use outgate_policy::ClientCertificate;
 
 /// The client's address: that of the TCP peer, or of the PROXY header if this peer may send one.

@@ -14,8 +14,8 @@ use super::filter::{Filter, identifier};
 use super::{client, host};
 use crate::decision::{Decision, End, RequestFacts, Subject};
 use crate::denial::{Answer, Denial};
-use crate::handshake::classify::{Evidence, Failure, Progress, classify};
 use crate::routing::Leg;
+use outgate_handshake::classify::{Evidence, Failure, Progress, classify};
 use outgate_policy::{
     Authority, Circumstances, ClientCertificate, Connection, Destination, Engine, Headers, HostName,
     Identity, Reason, Request, RequestPath, RequestStage, RequestVerdict, RuleId, Session, Source,

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::host;
 use super::metrics::Metrics;
-use crate::configuration::{ConfigurationError, Lender, Limits, PluginConfiguration, PluginJson};
+use crate::configuration::{Lender, Limits, PluginConfiguration, PluginJson};
 use crate::decision::Decision;
 use crate::routing::Routing;
 use outgate_policy::{Engine, PolicyErrors, RuleId, RuleKind};
@@ -64,8 +64,8 @@ pub enum Policy {
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// The plugin JSON.
-    #[error(transparent)]
-    Configuration(#[from] ConfigurationError),
+    #[error("plugin configuration: {0}")]
+    Configuration(PolicyErrors),
     /// The policy in it.
     #[error("plugin configuration: policy does not compile:\n{0}")]
     Policy(#[from] PolicyErrors),
@@ -81,7 +81,7 @@ impl Policy {
         if let Some(filter) = known {
             return Ok(Self::Own(filter));
         }
-        let configuration = match PluginJson::parse(text)? {
+        let configuration = match PluginJson::parse(text).map_err(FilterError::Configuration)? {
             PluginJson::PolicyOf(Lender::Explicit) => {
                 let nothing = PluginConfiguration::new(json!({"name": "no-policy", "rules": []}));
                 return Ok(Self::OfExplicit { otherwise: Rc::new(Filter::new(nothing)?) });

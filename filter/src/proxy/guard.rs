@@ -15,10 +15,10 @@ use super::host;
 use super::open_tunnels::{End, Registration, Tunnel};
 use super::unresolved;
 use crate::decision::{Decision, RequestFacts, Subject};
-use crate::handshake::line::Inspected;
 use crate::handshake::told::INSPECTED;
 use crate::routing::Leg;
 use crate::session_state::{SessionState, TlsState};
+use outgate_handshake::line::Inspected;
 use outgate_policy::agree::{self, ServerName};
 use outgate_policy::{Connection, Destination, HostName, Known, Reason, Session};
 

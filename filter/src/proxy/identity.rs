@@ -5,7 +5,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::host;
-use crate::handshake::identity;
+use outgate_handshake::identity;
 
 /// Answers every request with the client certificate.
 pub struct IdentityPage;

@@ -12,6 +12,9 @@ use crate::suggestion::did_you_mean;
 /// The most items that a document's lists have, all together.
 const MOST_ITEMS: usize = 50_000;
 
+/// What errors call the plugin JSON of a filter as a whole.
+pub const PLUGIN_JSON: &str = "plugin JSON";
+
 /// What was wrong so far.
 #[derive(Debug)]
 pub struct Reader {

@@ -6,14 +6,31 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Number, Value};
 
 use crate::error::{PolicyError, PolicyErrors};
+#[cfg(feature = "international")]
+use crate::url_list::UrlEntry;
 
-/// Reads a policy's text without looking at what it says. JSON begins with `{`; everything else is YAML, and so is
+/// Reads a policy's text without looking at what it says, but for domains of URL lists that are not ASCII: with the
+/// feature `international` they are in A-labels afterwards. JSON begins with `{`; everything else is YAML, and so is
 /// `{` without a quoted key behind it.
 pub fn parse_text(text: &str) -> Result<Value, PolicyErrors> {
     let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
     let json_object = inside.is_some_and(|inside| inside.is_empty() || inside.starts_with(['"', '}']));
     let parsed = if json_object { json(text.as_bytes()) } else { yaml(text) };
+    #[cfg(feature = "international")]
+    let parsed = parsed.map(in_a_labels);
     parsed.map_err(|error| PolicyErrors::new(vec![error]))
+}
+
+/// Writes the domains of URL lists in A-labels, for readers who know no others.
+#[cfg(feature = "international")]
+fn in_a_labels(mut policy: Value) -> Value {
+    let lists = policy.get_mut("urlLists").and_then(Value::as_array_mut).into_iter().flatten();
+    for entry in lists.filter_map(|list| list.get_mut("values")?.as_array_mut()).flatten() {
+        if let Some(written) = entry.as_str().and_then(UrlEntry::in_a_labels) {
+            *entry = Value::String(written);
+        }
+    }
+    policy
 }
 
 /// Reads JSON in which no key stands twice in one object.
@@ -190,6 +207,39 @@ mod tests {
         ] {
             assert_eq!(parse_text(text).unwrap(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn domains_of_url_lists_are_written_in_a_labels() {
+        let policy = parse_text(
+            "
+description: bücher.example
+urlLists:
+- name: a
+  values: [bücher.example, '*.BÜCHER.example/a/*', '*例え。テスト', A.example/é, 'b ü', 1]
+- {name: b, values: none}
+- none
+",
+        );
+        let expected = serde_json::json!({
+            "description": "bücher.example",
+            "urlLists": [
+                {
+                    "name": "a",
+                    "values": [
+                        "xn--bcher-kva.example",
+                        "*.xn--bcher-kva.example/a/*",
+                        "*xn--r8jz45g.xn--zckzah",
+                        "A.example/é",
+                        "b ü",
+                        1,
+                    ]
+                },
+                {"name": "b", "values": "none"},
+                "none",
+            ],
+        });
+        assert_eq!(policy.unwrap(), expected);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use super::configuration::Otlp;
+use crate::configuration::Otlp;
 
 /// Records that wait for their batch.
 #[derive(Debug, Default)]

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 use time::{Duration, OffsetDateTime};
 
-use super::configuration::HandshakeConfiguration;
-use super::line::{object, observer};
-use super::presented::timestamp;
-use super::sketch::Sketch;
-use super::window::{Alarm, Window};
+use crate::configuration::HandshakeConfiguration;
+use crate::line::{object, observer};
+use crate::presented::timestamp;
+use crate::sketch::Sketch;
+use crate::window::{Alarm, Window};
 
 /// What happened in a window that is over.
 pub fn summary(
@@ -98,11 +98,11 @@ fn milliseconds(count: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sampling::Admission;
-    use super::super::taxonomy::Category;
-    use super::super::window::Offender;
     use super::*;
-    use crate::handshake::configuration::Label;
+    use crate::configuration::Label;
+    use crate::sampling::Admission;
+    use crate::taxonomy::Category;
+    use crate::window::Offender;
 
     fn configuration() -> HandshakeConfiguration {
         HandshakeConfiguration { top: 1, ..HandshakeConfiguration::new(Label::parse("mtls").unwrap()) }

@@ -12,8 +12,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::distinguished_name::{self, push_hexadecimal};
-use super::visible::{cut, visible};
+use crate::distinguished_name::{self, push_hexadecimal};
+use crate::visible::{cut, visible};
 
 /// Larger certificates are not read.
 const MAXIMUM_PEM: usize = 256 * 1024;

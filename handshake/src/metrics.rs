@@ -2,7 +2,7 @@
 //!
 //! No label comes from a peer, and every series is there from the start.
 
-use super::taxonomy::SubReason;
+use crate::taxonomy::SubReason;
 
 /// `outgate_tls_handshake_failures_total{listener,category,reason}`
 pub fn failures(listener: &str, sub_reason: SubReason) -> String {

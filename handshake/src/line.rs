@@ -8,12 +8,12 @@ use time::OffsetDateTime;
 
 use outgate_policy::Destination;
 
-use super::classify::Failure;
-use super::fields::Fields;
-use super::presented::{Facts, Presented, timestamp};
-use super::shape::{Shape, shaped};
-use super::taxonomy::DetectedBy;
-use super::visible::visible;
+use crate::classify::Failure;
+use crate::fields::Fields;
+use crate::presented::{Facts, Presented, timestamp};
+use crate::shape::{Shape, shaped};
+use crate::taxonomy::DetectedBy;
+use crate::visible::visible;
 
 /// No line is longer, whatever the client sent.
 pub const MAXIMUM_LINE: usize = 16 * 1024;

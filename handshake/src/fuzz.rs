@@ -9,17 +9,17 @@ use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::certificate::Certificate;
-use super::certificate::tests::hostile;
-use super::classify::{Evidence, Failure, Progress, Side, classify};
-use super::configuration::HandshakeConfiguration;
-use super::fields::{FIELDS, Fields};
-use super::line::{Connection, MAXIMUM_LINE, record, written};
-use super::presented::{Attributes, Presented};
-use super::reason::Reason;
-use super::shape::Shape;
-use super::taxonomy::SubReason;
-use super::verify::{Signatures, Untrusted, verify};
+use crate::certificate::Certificate;
+use crate::certificate::tests::hostile;
+use crate::classify::{Evidence, Failure, Progress, Side, classify};
+use crate::configuration::HandshakeConfiguration;
+use crate::fields::{FIELDS, Fields};
+use crate::line::{Connection, MAXIMUM_LINE, record, written};
+use crate::presented::{Attributes, Presented};
+use crate::reason::Reason;
+use crate::shape::Shape;
+use crate::taxonomy::SubReason;
+use crate::verify::{Signatures, Untrusted, verify};
 
 const PEM: &[u8] = include_bytes!("certificate/fixtures/sans.pem");
 

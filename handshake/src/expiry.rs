@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
-use super::certificate::Certificate;
+use crate::certificate::Certificate;
 
 /// Certificates whose end is remembered: those that come again and again are read once.
 const REMEMBERED: usize = 1024;

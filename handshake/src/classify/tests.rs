@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::super::taxonomy::SubReason::*;
 use super::*;
+use crate::taxonomy::SubReason::*;
 
 const NOT_YET: Progress = Progress::Begun;
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::classify::Failure;
-use super::verify::{Answer, Told, Untrusted};
+use crate::classify::Failure;
+use crate::verify::{Answer, Told, Untrusted};
 
 /// The status of every refusal.
 pub const STATUS: u32 = 403;
@@ -47,8 +47,8 @@ pub fn refusal(failure: &Failure, demands: &Untrusted) -> (&'static str, String)
 
 #[cfg(test)]
 mod tests {
-    use super::super::classify::{Evidence, classify};
     use super::*;
+    use crate::classify::{Evidence, classify};
 
     fn failure() -> Failure {
         let reason = "TLS_error:|268435648:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:TLS_error_end";
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn no_remedy_needs_escaping_in_a_page() {
-        for sub_reason in super::super::taxonomy::SubReason::ALL {
+        for sub_reason in crate::taxonomy::SubReason::ALL {
             assert!(!sub_reason.remedy().contains(['<', '>', '&', '"']), "{sub_reason}");
         }
     }

@@ -32,16 +32,16 @@
 //!
 //! Unknown keys are errors that name the key.
 
+use outgate_policy::PolicyErrors;
 use outgate_policy::document::parse_json;
-use outgate_policy::document::reader::{Item, Object, Reader};
+use outgate_policy::document::reader::{Item, Object, PLUGIN_JSON, Reader};
 use serde::Serialize;
 
-use super::classify::Side;
-use super::fields::Fields;
-use super::sampling::Sampling;
-use super::shape::Shape;
-use super::verify::Untrusted;
-use crate::configuration::{ConfigurationError, ROOT};
+use crate::classify::Side;
+use crate::fields::Fields;
+use crate::sampling::Sampling;
+use crate::shape::Shape;
+use crate::verify::Untrusted;
 
 /// The plugin JSON as written.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
@@ -101,11 +101,11 @@ pub struct LabelError(String);
 
 impl HandshakeConfiguration {
     /// Reads the plugin JSON; every key must be known.
-    pub fn parse(text: &[u8]) -> Result<Self, ConfigurationError> {
+    pub fn parse(text: &[u8]) -> Result<Self, PolicyErrors> {
         let value = parse_json(text)?;
-        let mut reader = Reader::new(ROOT);
+        let mut reader = Reader::new(PLUGIN_JSON);
         let read = Self::read(&mut reader, &Item::root(&value));
-        Ok(reader.finish(read)?)
+        reader.finish(read)
     }
 
     fn read(reader: &mut Reader, item: &Item<'_>) -> Option<Self> {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::certificate::Certificate;
-use super::presented::Presented;
+use crate::certificate::Certificate;
+use crate::presented::Presented;
 
 /// The identity in a verified client certificate, given as Envoy's `connection.peer_certificate` (1.38 and later).
 pub fn describe(pem: &[u8]) -> Value {

@@ -2,11 +2,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::json;
 
-use super::super::certificate::tests::hostile;
-use super::super::certificate::{AlternativeName, NameKind};
-use super::super::classify::{Evidence, classify};
-use super::super::presented::Attributes;
 use super::*;
+use crate::certificate::tests::hostile;
+use crate::certificate::{AlternativeName, NameKind};
+use crate::classify::{Evidence, classify};
+use crate::presented::Attributes;
 
 const EXPIRED: &str = "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify cert failed: X509_verify_cert: certificate verification error at depth 0: certificate has expired:TLS_error_end";
 const UNSUPPORTED: &str =

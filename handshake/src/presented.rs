@@ -3,8 +3,8 @@
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::certificate::{AlternativeName, Certificate, NameKind};
-use super::visible::visible;
+use crate::certificate::{AlternativeName, Certificate, NameKind};
+use crate::visible::visible;
 
 /// The facts of a certificate that go into a line; what is not known is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,9 +17,9 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::AlgorithmIdentifier;
 
-use super::certificate::Certificate;
-use super::classify::Failure;
-use super::taxonomy::{Certainty, SubReason};
+use crate::certificate::Certificate;
+use crate::classify::Failure;
+use crate::taxonomy::{Certainty, SubReason};
 
 /// What is never checked here: it takes the chain that the client sent.
 const NEVER_CHECKED: [&str; 3] = ["intermediates", "path_length", "name_constraints"];

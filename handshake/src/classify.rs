@@ -6,12 +6,12 @@
 
 use serde::Serialize;
 
-use super::reason::{Code, Reason, spaced};
-use super::tables::{
+use crate::reason::{Code, Reason, spaced};
+use crate::tables::{
     ALERT_RECEIVED, BAD_PACKET_LENGTH, CERTIFICATE_VERIFY_FAILED, DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
     OTHER_VERIFY_ERRORS, SSL_REASONS, UNSUPPORTED_PROTOCOL, VALIDATORS, VERIFY_ERRORS, WRONG_VERSION_NUMBER,
 };
-use super::taxonomy::{Blame, Category, Certainty, Class, DetectedBy, SubReason};
+use crate::taxonomy::{Blame, Category, Certainty, Class, DetectedBy, SubReason};
 
 /// Envoy's response flag `NR`: for a connection, no filter chain took it.
 const NO_FILTER_CHAIN: u64 = 0x100;

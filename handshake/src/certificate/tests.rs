@@ -1,8 +1,8 @@
 //! What `openssl x509 -subject -nameopt RFC2253 -serial -dates -fingerprint -sha256` says of the certificates in
 //! `fixtures/` (made by openssl), and certificates that nobody would issue.
 
-use super::super::presented::timestamp;
 use super::*;
+use crate::presented::timestamp;
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue, KeyPair, SanType,
     string::Ia5String,

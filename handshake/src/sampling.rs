@@ -14,7 +14,7 @@ use outgate_policy::document::reader::{Item, Reader};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::taxonomy::SubReason;
+use crate::taxonomy::SubReason;
 
 /// Lines a second of failures that are the first of their kind.
 pub const FIRST_LINES_PER_SECOND: u64 = 20;

@@ -1,6 +1,6 @@
 //! What BoringSSL's and Envoy's words mean, row by row as it is documented.
 
-use super::taxonomy::SubReason::{self, *};
+use crate::taxonomy::SubReason::{self, *};
 
 /// `CERTIFICATE_VERIFY_FAILED`: the detail says which verification.
 pub const CERTIFICATE_VERIFY_FAILED: u32 = 125;

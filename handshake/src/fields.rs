@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::visible::cut;
+use crate::visible::cut;
 
 /// Every field that a record may have, by its ECS name; `mtls.*` where ECS has none.
 pub const FIELDS: &[&str] = &[

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::sampling::Admission;
-use super::sketch::{Estimate, Sketch};
-use super::taxonomy::Category;
+use crate::sampling::Admission;
+use crate::sketch::{Estimate, Sketch};
+use crate::taxonomy::Category;
 
 /// Sources that have an alarm in one window: more are no news.
 const MAXIMUM_ALARMS: usize = 1000;
