@@ -6,14 +6,11 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::der::{Der, Element, NUMBER, OBJECT_IDENTIFIER};
 use crate::distinguished_name::{self, push_hexadecimal};
 use crate::visible::{cut, visible};
+use crate::x509::{Name, PublicKey, X509Certificate, dotted};
 
 /// Larger certificates are not read.
 const MAXIMUM_PEM: usize = 256 * 1024;
@@ -25,6 +22,37 @@ const MAXIMUM_ALTERNATIVE_NAMES: usize = 32;
 const MAXIMUM_ALTERNATIVE_TEXT: usize = 4096;
 /// Characters of a serial number; RFC 5280 allows 40.
 const MAXIMUM_SERIAL: usize = 64;
+
+/// 1.2.840.113549.1.1.1, 1.2.840.10045.2.1, 1.3.101.112 and 113
+const KEY_ALGORITHMS: [(&[u8], &str); 4] = [
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 1], "RSA"),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 2, 1], "EC"),
+    (&[0x2B, 0x65, 112], "Ed25519"),
+    (&[0x2B, 0x65, 113], "Ed448"),
+];
+
+/// 1.2.840.10045.3.1.7, 1.3.132.0.34 and 35, with their bits
+const CURVES: [(&[u8], usize); 3] = [
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1, 7], 256),
+    (&[0x2B, 0x81, 0x04, 0, 34], 384),
+    (&[0x2B, 0x81, 0x04, 0, 35], 521),
+];
+
+/// 1.2.840.10045.4, 1.2.840.113549.1.1, 1.3.101
+const SIGNATURE_ALGORITHMS: [(&[u8], &str); 12] = [
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 1], "ecdsa-with-SHA1"),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 2], "ecdsa-with-SHA256"),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 3], "ecdsa-with-SHA384"),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 4], "ecdsa-with-SHA512"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 4], "md5WithRSAEncryption"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 5], "sha1WithRSAEncryption"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 10], "rsassaPss"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 11], "sha256WithRSAEncryption"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 12], "sha384WithRSAEncryption"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 13], "sha512WithRSAEncryption"),
+    (&[0x2B, 0x65, 112], "ED25519"),
+    (&[0x2B, 0x65, 113], "ED448"),
+];
 
 /// What a certificate says of itself. All text is printable ASCII (but the mark of a cut) and bounded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,25 +157,23 @@ impl Certificate {
 
     /// Reads DER.
     pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::NotX509)?;
+        let certificate = X509Certificate::read(der).ok_or(CertificateError::NotX509)?;
         let names = AlternativeNames::read(&certificate);
-        let (key_algorithm, key_size) = key(certificate.public_key());
+        let (key_algorithm, key_size) = key(&certificate.key);
         Ok(Self {
-            subject: bounded(distinguished_name::render(certificate.subject()), MAXIMUM_NAME),
-            issuer: bounded(distinguished_name::render(certificate.issuer()), MAXIMUM_NAME),
-            serial: bounded(serial(certificate.raw_serial()), MAXIMUM_SERIAL),
-            not_before: certificate.validity().not_before.to_datetime(),
-            not_after: certificate.validity().not_after.to_datetime(),
+            subject: bounded(distinguished_name::render(&certificate.subject), MAXIMUM_NAME),
+            issuer: bounded(distinguished_name::render(&certificate.issuer), MAXIMUM_NAME),
+            serial: bounded(serial(certificate.serial), MAXIMUM_SERIAL),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
             sha256: hexadecimal(&Sha256::digest(der)),
             alternative_names: names.told,
             alternative_names_omitted: names.omitted,
-            self_signed: certificate.subject().as_raw() == certificate.issuer().as_raw(),
+            self_signed: certificate.is_self_issued(),
             is_ca: certificate.is_ca(),
             key_algorithm,
             key_size,
-            signature_algorithm: signature_algorithm(
-                &certificate.signature_algorithm.algorithm.to_id_string(),
-            ),
+            signature_algorithm: named(&SIGNATURE_ALGORITHMS, certificate.signed.algorithm),
             defect: names.defect,
         })
     }
@@ -171,28 +197,18 @@ struct AlternativeNames {
 
 impl AlternativeNames {
     fn read(certificate: &X509Certificate<'_>) -> Self {
-        const SUBJECT_ALTERNATIVE_NAME: &str = "2.5.29.17";
         let mut names = Self::default();
         let mut length = 0;
-        for extension in certificate.extensions() {
-            match extension.parsed_extension() {
-                ParsedExtension::SubjectAlternativeName(parsed) => {
-                    for name in &parsed.general_names {
-                        names.add(name, &mut length);
-                    }
-                }
-                ParsedExtension::ParseError { .. }
-                    if extension.oid.to_id_string() == SUBJECT_ALTERNATIVE_NAME =>
-                {
-                    names.defect = Some("the subject alternative names do not parse");
-                }
-                _ => {}
+        for parsed in certificate.alternative_names() {
+            match parsed {
+                Some(parsed) => parsed.iter().for_each(|name| names.add(name, &mut length)),
+                None => names.defect = Some("the subject alternative names do not parse"),
             }
         }
         names
     }
 
-    fn add(&mut self, name: &GeneralName<'_>, length: &mut usize) {
+    fn add(&mut self, name: &Element<'_>, length: &mut usize) {
         if self.told.len() == MAXIMUM_ALTERNATIVE_NAMES || *length >= MAXIMUM_ALTERNATIVE_TEXT {
             self.omitted += 1;
             return;
@@ -204,44 +220,39 @@ impl AlternativeNames {
     }
 }
 
-fn alternative_name(name: &GeneralName<'_>, room: usize) -> AlternativeName {
-    let (kind, text) = match name {
-        GeneralName::DNSName(name) => (NameKind::Dns, visible(name.as_bytes(), room)),
-        GeneralName::URI(name) => (NameKind::Uri, visible(name.as_bytes(), room)),
-        GeneralName::RFC822Name(name) => (NameKind::Email, visible(name.as_bytes(), room)),
-        GeneralName::IPAddress(octets) => (NameKind::Ip, ip_address(octets, room)),
-        GeneralName::DirectoryName(name) => {
-            (NameKind::Other, bounded(format!("dirName:{}", distinguished_name::render(name)), room))
+/// A `GeneralName`; as it is, where it breaks the rules of its type.
+fn alternative_name(name: &Element<'_>, room: usize) -> AlternativeName {
+    let content = name.content;
+    let (kind, text) = match name.tag & NUMBER {
+        0 => {
+            let identifier = Der(content).expect(OBJECT_IDENTIFIER);
+            (NameKind::Other, identifier.map(|identifier| format!("otherName:{}", dotted(identifier))))
         }
-        GeneralName::RegisteredID(oid) => {
-            (NameKind::Other, bounded(format!("rid:{}", oid.to_id_string()), room))
+        1 => (NameKind::Email, None),
+        2 => (NameKind::Dns, None),
+        3 => (NameKind::Other, Some("x400Address".to_owned())),
+        4 => {
+            let mut der = Der(content);
+            let name = Name::read(&mut der).filter(|_| der.0.is_empty());
+            (NameKind::Other, name.map(|name| format!("dirName:{}", distinguished_name::render(&name))))
         }
-        GeneralName::OtherName(oid, _) => {
-            (NameKind::Other, bounded(format!("otherName:{}", oid.to_id_string()), room))
+        5 => (NameKind::Other, Some("ediPartyName".to_owned())),
+        6 => (NameKind::Uri, None),
+        7 => {
+            (NameKind::Ip, Some(ip_address(content).unwrap_or_else(|| format!("#{}", hexadecimal(content)))))
         }
-        GeneralName::X400Address(_) => (NameKind::Other, "x400Address".to_owned()),
-        GeneralName::EDIPartyName(_) => (NameKind::Other, "ediPartyName".to_owned()),
-        GeneralName::Invalid(tag, bytes) => (
-            match tag.0 {
-                1 => NameKind::Email,
-                2 => NameKind::Dns,
-                6 => NameKind::Uri,
-                _ => NameKind::Other,
-            },
-            visible(bytes, room),
-        ),
+        8 => (NameKind::Other, Some(format!("rid:{}", dotted(content)))),
+        _ => (NameKind::Other, None),
     };
-    AlternativeName { kind, text }
+    AlternativeName { kind, text: text.map_or_else(|| visible(content, room), |text| bounded(text, room)) }
 }
 
-fn ip_address(octets: &[u8], room: usize) -> String {
+/// The text of an address, if these are the octets of one.
+pub(crate) fn ip_address(octets: &[u8]) -> Option<String> {
     if let Ok(octets) = <[u8; 4]>::try_from(octets) {
-        Ipv4Addr::from(octets).to_string()
-    } else if let Ok(octets) = <[u8; 16]>::try_from(octets) {
-        Ipv6Addr::from(octets).to_string()
-    } else {
-        bounded(format!("#{}", hexadecimal(octets)), room)
+        return Some(Ipv4Addr::from(octets).to_string());
     }
+    <[u8; 16]>::try_from(octets).ok().map(|octets| Ipv6Addr::from(octets).to_string())
 }
 
 /// The digits of an ASN.1 INTEGER: no leading zero octets, a sign if it is negative.
@@ -265,44 +276,23 @@ fn serial(octets: &[u8]) -> String {
     if negative { format!("-{digits}") } else { digits }
 }
 
-fn key(key: &SubjectPublicKeyInfo<'_>) -> (String, Option<usize>) {
-    let parameter = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-    let curve = parameter.map(|oid| oid.to_id_string());
-    match (key.algorithm.algorithm.to_id_string().as_str(), curve.as_deref()) {
-        ("1.2.840.113549.1.1.1", _) => {
-            let size = match key.parsed() {
-                Ok(PublicKey::RSA(key)) => Some(key.key_size()),
-                _ => None,
-            };
-            ("RSA".to_owned(), size)
-        }
-        ("1.2.840.10045.2.1", Some("1.2.840.10045.3.1.7")) => ("EC".to_owned(), Some(256)),
-        ("1.2.840.10045.2.1", Some("1.3.132.0.34")) => ("EC".to_owned(), Some(384)),
-        ("1.2.840.10045.2.1", Some("1.3.132.0.35")) => ("EC".to_owned(), Some(521)),
-        ("1.2.840.10045.2.1", _) => ("EC".to_owned(), None),
-        ("1.3.101.112", _) => ("Ed25519".to_owned(), None),
-        ("1.3.101.113", _) => ("Ed448".to_owned(), None),
-        (other, _) => (bounded(other.to_owned(), MAXIMUM_NAME), None),
-    }
+/// What a key is called, and its bits.
+fn key(key: &PublicKey<'_>) -> (String, Option<usize>) {
+    let name = named(&KEY_ALGORITHMS, key.algorithm.identifier);
+    let size = match name.as_str() {
+        "RSA" => key.modulus_size(),
+        "EC" => CURVES.iter().find(|(curve, _)| key.curve() == Some(*curve)).map(|(_, size)| *size),
+        _ => None,
+    };
+    (name, size)
 }
 
-fn signature_algorithm(oid: &str) -> String {
-    let name = match oid {
-        "1.2.840.10045.4.1" => "ecdsa-with-SHA1",
-        "1.2.840.10045.4.3.2" => "ecdsa-with-SHA256",
-        "1.2.840.10045.4.3.3" => "ecdsa-with-SHA384",
-        "1.2.840.10045.4.3.4" => "ecdsa-with-SHA512",
-        "1.2.840.113549.1.1.4" => "md5WithRSAEncryption",
-        "1.2.840.113549.1.1.5" => "sha1WithRSAEncryption",
-        "1.2.840.113549.1.1.10" => "rsassaPss",
-        "1.2.840.113549.1.1.11" => "sha256WithRSAEncryption",
-        "1.2.840.113549.1.1.12" => "sha384WithRSAEncryption",
-        "1.2.840.113549.1.1.13" => "sha512WithRSAEncryption",
-        "1.3.101.112" => "ED25519",
-        "1.3.101.113" => "ED448",
-        other => other,
-    };
-    bounded(name.to_owned(), MAXIMUM_NAME)
+/// The name of an object identifier, or its numbers.
+fn named(names: &[(&[u8], &str)], identifier: &[u8]) -> String {
+    match names.iter().find(|(known, _)| *known == identifier) {
+        Some((_, name)) => (*name).to_owned(),
+        None => bounded(dotted(identifier), MAXIMUM_NAME),
+    }
 }
 
 fn hexadecimal(octets: &[u8]) -> String {

@@ -7,6 +7,7 @@
 pub mod certificate;
 pub mod classify;
 pub mod configuration;
+mod der;
 mod distinguished_name;
 pub mod expiry;
 pub mod fields;
@@ -28,3 +29,4 @@ pub mod taxonomy;
 pub mod verify;
 pub mod visible;
 pub mod window;
+mod x509;

@@ -11,18 +11,25 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use serde::Serialize;
 use time::OffsetDateTime;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::FromDer;
-use x509_parser::revocation_list::CertificateRevocationList;
-use x509_parser::x509::AlgorithmIdentifier;
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, ip_address};
 use crate::classify::Failure;
+use crate::der::NUMBER;
 use crate::taxonomy::{Certainty, SubReason};
+use crate::x509::{RevocationList, Signed, X509Certificate};
 
 /// What is never checked here: it takes the chain that the client sent.
 const NEVER_CHECKED: [&str; 3] = ["intermediates", "path_length", "name_constraints"];
+
+/// What ECDSA (1.2.840.10045.4.3) and RSA (1.2.840.113549.1.1) sign.
+const HASHES: [(&[u8], &str); 6] = [
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 2], "sha256"),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 3], "sha384"),
+    (&[0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 4], "sha512"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 11], "sha256"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 12], "sha384"),
+    (&[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 13], "sha512"),
+];
 
 /// What a listener that accepts untrusted certificates demands of them all the same.
 #[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
@@ -124,19 +131,18 @@ fn examine(
     unchecked: &mut Vec<&'static str>,
 ) -> Result<(), Failure> {
     let exact = |sub_reason| Failure { depth: Some(0), ..Failure::exact(sub_reason) };
-    let (_, certificate) =
-        X509Certificate::from_der(leaf).map_err(|_| exact(SubReason::MalformedCertificate))?;
+    let certificate = X509Certificate::read(leaf).ok_or_else(|| exact(SubReason::MalformedCertificate))?;
     let bundle: Vec<CertificateDer<'_>> = blocks(&demands.ca);
     let issuers: Vec<X509Certificate<'_>> = bundle
         .iter()
-        .filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1))
-        .filter(|issuer| issuer.subject().as_raw() == certificate.issuer().as_raw())
+        .filter_map(|der| X509Certificate::read(der))
+        .filter(|issuer| issuer.subject.raw == certificate.issuer.raw)
         .collect();
     // Of several CAs of one name it is the one whose key signed it, if that can be told.
-    let signed_by = |issuer: &&X509Certificate<'_>| signed(&certificate, issuer, signatures) == Some(true);
+    let signed_by =
+        |issuer: &&X509Certificate<'_>| checked(&certificate.signed, issuer, signatures) == Some(true);
     let Some(issuer) = issuers.iter().find(signed_by).or(issuers.first()) else {
-        let itself = certificate.subject().as_raw() == certificate.issuer().as_raw();
-        return Err(if itself {
+        return Err(if certificate.is_self_issued() {
             exact(SubReason::SelfSigned)
         } else {
             Failure { certainty: Certainty::Likely, ..exact(SubReason::UnknownIssuer) }
@@ -151,16 +157,15 @@ fn examine(
     if let Some(crl) = &demands.crl {
         revocation(&certificate, issuer, crl, now, signatures, unchecked).map_err(exact)?;
     }
-    match signed(&certificate, issuer, signatures) {
+    match checked(&certificate.signed, issuer, signatures) {
         Some(true) => {}
         Some(false) => return Err(exact(SubReason::BadSignature)),
         None => unchecked.push("signature"),
     }
-    let validity = certificate.validity();
-    if now < validity.not_before.to_datetime() {
+    if now < certificate.not_before {
         return Err(exact(SubReason::NotYetValid));
     }
-    if validity.not_after.to_datetime() < now {
+    if certificate.not_after < now {
         return Err(exact(SubReason::Expired));
     }
     identity(leaf, demands)
@@ -171,8 +176,8 @@ pub fn identity(leaf: &[u8], demands: &Untrusted) -> Result<(), Failure> {
     if demands.sans.is_empty() && demands.pins.is_empty() {
         return Ok(());
     }
-    let (_, certificate) =
-        X509Certificate::from_der(leaf).map_err(|_| Failure::exact(SubReason::MalformedCertificate))?;
+    let certificate =
+        X509Certificate::read(leaf).ok_or_else(|| Failure::exact(SubReason::MalformedCertificate))?;
     if !demands.sans.is_empty() && !names(&certificate).iter().any(|name| demands.sans.contains(name)) {
         return Err(Failure::exact(SubReason::SanMismatch));
     }
@@ -197,86 +202,50 @@ fn revocation(
     let lists: Vec<CertificateRevocationListDer<'_>> = blocks(crls);
     let list = lists
         .iter()
-        .filter_map(|der| Some(CertificateRevocationList::from_der(der).ok()?.1))
-        .find(|list| list.issuer().as_raw() == issuer.subject().as_raw())
+        .filter_map(|der| RevocationList::read(der))
+        .find(|list| list.issuer.raw == issuer.subject.raw)
         .ok_or(SubReason::CrlMissing)?;
-    let list_body = list.tbs_cert_list.as_ref();
-    match checked(issuer, &list.signature_algorithm, list_body, &list.signature_value.data, signatures) {
+    match checked(&list.signed, issuer, signatures) {
         Some(true) => {}
         Some(false) => return Err(SubReason::CrlInvalid),
         None => unchecked.push("crl_signature"),
     }
-    if now < list.last_update().to_datetime() {
+    if now < list.this_update {
         return Err(SubReason::CrlNotYetValid);
     }
-    if list.next_update().is_some_and(|until| until.to_datetime() < now) {
+    if list.next_update.is_some_and(|until| until < now) {
         return Err(SubReason::CrlExpired);
     }
-    let revoked = |serial: &[u8]| significant(serial) == significant(certificate.raw_serial());
-    if list.iter_revoked_certificates().any(|entry| revoked(entry.raw_serial())) {
+    let revoked = |serial: &&[u8]| significant(serial) == significant(certificate.serial);
+    if list.serials.iter().any(revoked) {
         return Err(SubReason::Revoked);
     }
     Ok(())
 }
 
-fn signed(
-    certificate: &X509Certificate<'_>,
-    issuer: &X509Certificate<'_>,
-    signatures: &impl Signatures,
-) -> Option<bool> {
-    let body = certificate.tbs_certificate.as_ref();
-    checked(issuer, &certificate.signature_algorithm, body, &certificate.signature_value.data, signatures)
-}
-
-fn checked(
-    issuer: &X509Certificate<'_>,
-    algorithm: &AlgorithmIdentifier<'_>,
-    message: &[u8],
-    signature: &[u8],
-    signatures: &impl Signatures,
-) -> Option<bool> {
-    let hash = match algorithm.algorithm.to_id_string().as_str() {
-        "1.2.840.10045.4.3.2" | "1.2.840.113549.1.1.11" => "sha256",
-        "1.2.840.10045.4.3.3" | "1.2.840.113549.1.1.12" => "sha384",
-        "1.2.840.10045.4.3.4" | "1.2.840.113549.1.1.13" => "sha512",
-        _ => return None,
-    };
-    signatures.verify(hash, issuer.public_key().raw, message, signature)
+/// Whether the issuer's key signed it.
+fn checked(signed: &Signed<'_>, issuer: &X509Certificate<'_>, signatures: &impl Signatures) -> Option<bool> {
+    let (_, hash) = HASHES.iter().find(|(algorithm, _)| *algorithm == signed.algorithm)?;
+    signatures.verify(hash, issuer.key.raw, signed.body, signed.signature)
 }
 
 fn may_sign(issuer: &X509Certificate<'_>) -> bool {
-    let usage = issuer.key_usage().ok().flatten();
-    issuer.is_ca() && usage.is_none_or(|usage| usage.value.key_cert_sign())
+    issuer.is_ca() && issuer.signs_certificates().unwrap_or(true)
 }
 
 fn for_clients(certificate: &X509Certificate<'_>) -> bool {
-    let usage = certificate.extended_key_usage().ok().flatten();
-    usage.is_none_or(|usage| usage.value.client_auth || usage.value.any)
+    certificate.authenticates_clients().unwrap_or(true)
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let mut names = Vec::new();
-    for extension in certificate.extensions() {
-        let ParsedExtension::SubjectAlternativeName(parsed) = extension.parsed_extension() else { continue };
-        for name in &parsed.general_names {
-            match name {
-                GeneralName::DNSName(text) | GeneralName::URI(text) | GeneralName::RFC822Name(text) => {
-                    names.push((*text).to_owned());
-                }
-                GeneralName::IPAddress(octets) => names.extend(address(octets)),
-                _ => {}
-            }
-        }
-    }
+    let names = certificate.alternative_names().flatten().flatten();
     names
-}
-
-fn address(octets: &[u8]) -> Option<String> {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-    if let Ok(octets) = <[u8; 4]>::try_from(octets) {
-        return Some(Ipv4Addr::from(octets).to_string());
-    }
-    <[u8; 16]>::try_from(octets).ok().map(|octets| Ipv6Addr::from(octets).to_string())
+        .filter_map(|name| match name.tag & NUMBER {
+            1 | 2 | 6 => str::from_utf8(name.content).ok().map(str::to_owned),
+            7 => ip_address(name.content),
+            _ => None,
+        })
+        .collect()
 }
 
 /// A serial number without its leading zeros.

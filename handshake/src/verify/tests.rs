@@ -6,6 +6,7 @@ use rcgen::{
     SignatureAlgorithm,
 };
 use time::Duration;
+use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::*;
