@@ -5,13 +5,14 @@
 
 use std::net::SocketAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use outgate_policy::{ClientCertificate, Destination, Identity, RuleId, TlsVerdict};
 
 /// A session as its CONNECT left it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct SessionState {
     /// Joins all lines of one tunnel.
     pub id: String,
@@ -20,13 +21,10 @@ pub struct SessionState {
     /// The client, as the explicit listener saw it.
     pub client: SocketAddr,
     /// The client's tags.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// The client's service accounts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_accounts: Vec<String>,
     /// The client's certificate, verified.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<ClientCertificate>,
     /// `host:port`, in normal form.
     pub destination: String,
@@ -35,13 +33,11 @@ pub struct SessionState {
     /// What TLS inside leads to.
     pub tls: TlsState,
     /// Rules whose matcher failed on the way there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
 }
 
 /// What TLS inside a tunnel leads to.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
 pub enum TlsState {
     /// Decrypt; the inspecting rule.
     Inspect(String),
@@ -87,17 +83,17 @@ pub enum SessionStateError {
 }
 
 impl SessionState {
-    /// The packed form.
+    /// The packed form, fit for a header.
     pub fn pack(&self) -> String {
         // A struct of strings always serialises.
-        serde_json::to_string(self).unwrap_or_default()
+        BASE64.encode(postcard::to_allocvec(self).unwrap_or_default())
     }
 
     /// Reads the packed form.
     pub fn unpack(packed: Option<&[u8]>) -> Result<Self, SessionStateError> {
         let packed = packed.ok_or(SessionStateError::Missing)?;
-        serde_json::from_slice(packed)
-            .map_err(|_| SessionStateError::Malformed(String::from_utf8_lossy(packed).into_owned()))
+        let unpacked = BASE64.decode(packed).ok().and_then(|packed| postcard::from_bytes(&packed).ok());
+        unpacked.ok_or_else(|| SessionStateError::Malformed(String::from_utf8_lossy(packed).into_owned()))
     }
 
     /// The destination, parsed again.
@@ -155,7 +151,7 @@ mod tests {
     #[test]
     fn absence_and_rubbish_are_told_apart() {
         assert!(matches!(SessionState::unpack(None), Err(SessionStateError::Missing)));
-        assert!(matches!(SessionState::unpack(Some(b"{}")), Err(SessionStateError::Malformed(_))));
+        assert!(matches!(SessionState::unpack(Some(b"AAAA")), Err(SessionStateError::Malformed(_))));
     }
 
     #[test]

@@ -105,14 +105,14 @@ pub struct Inspected {
 
 impl Inspected {
     /// The form in which it waits for its handshake.
-    pub fn pack(&self) -> String {
+    pub fn pack(&self) -> Vec<u8> {
         // A struct of strings always serialises.
-        serde_json::to_string(self).unwrap_or_default()
+        postcard::to_allocvec(self).unwrap_or_default()
     }
 
     /// Reads that form.
     pub fn unpack(packed: &[u8]) -> Option<Self> {
-        serde_json::from_slice(packed).ok()
+        postcard::from_bytes(packed).ok()
     }
 }
 

@@ -59,6 +59,17 @@ pub struct Offender<'a> {
 }
 
 impl Window {
+    /// The form in which workers share it.
+    pub fn pack(&self) -> Vec<u8> {
+        // Counts and texts always serialise.
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// Reads that form; a new window if it is none.
+    pub fn unpack(packed: &[u8]) -> Self {
+        postcard::from_bytes(packed).unwrap_or_default()
+    }
+
     /// Counts one failure.
     pub fn record(&mut self, category: Category, offender: Offender<'_>, admission: Admission) {
         self.failures += 1;

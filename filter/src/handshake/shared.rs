@@ -29,9 +29,9 @@ impl Shared {
     /// Changes the window that all workers share; `change` may run more than once.
     pub fn update_window<T>(&self, mut change: impl FnMut(&mut Window) -> T) -> T {
         swap(&self.window_key(), |bytes| {
-            let mut window = serde_json::from_slice(bytes).unwrap_or_default();
+            let mut window = Window::unpack(bytes);
             let result = change(&mut window);
-            (serde_json::to_vec(&window).unwrap_or_default(), result)
+            (window.pack(), result)
         })
     }
 

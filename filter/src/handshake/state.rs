@@ -67,7 +67,7 @@ impl StreamContext for State {
             ("outgate_tls_reason", failure.sub_reason.as_str()),
             ("outgate_tls_remedy", failure.remedy()),
         ] {
-            set_property(name, value);
+            set_property(name, value.as_bytes());
         }
     }
 }

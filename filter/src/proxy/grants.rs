@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use log::warn;
+use outgate_policy::document::parse_json;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;
 use serde_json::{Value, json};
@@ -160,7 +161,7 @@ impl Call {
 /// The body of an answer, as JSON; null if it is none.
 fn answer(body_size: usize) -> Value {
     let body = hostcalls::get_buffer(proxy_wasm::types::BufferType::HttpCallResponseBody, 0, body_size);
-    serde_json::from_slice(&body.ok().flatten().unwrap_or_default()).unwrap_or_default()
+    parse_json(&body.ok().flatten().unwrap_or_default()).unwrap_or_default()
 }
 
 impl GrantKey {

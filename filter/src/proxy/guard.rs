@@ -180,7 +180,7 @@ impl Guard {
     }
 
     fn send_back(&mut self, chain: &str) -> Action {
-        if host::set_property("outgate.sniffed", chain) { Action::Continue } else { self.close() }
+        if host::set_property("outgate.sniffed", chain.as_bytes()) { Action::Continue } else { self.close() }
     }
 
     fn no_grant(&mut self, rule: String, state: &SessionState, destination: &Destination) -> Action {

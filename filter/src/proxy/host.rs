@@ -33,8 +33,8 @@ pub fn flag_property(path: &[&str]) -> Option<bool> {
 }
 
 /// Sets a property of the connection or request.
-pub fn set_property(name: &str, value: &str) -> bool {
-    hostcalls::set_property(vec![name], Some(value.as_bytes())).is_ok()
+pub fn set_property(name: &str, value: &[u8]) -> bool {
+    hostcalls::set_property(vec![name], Some(value)).is_ok()
 }
 
 /// Sets a well-known filter state of Envoy's for this request.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::filter::Filter;
 use super::open_tunnels::Tunnel;
 use outgate_policy::Reason;
+use outgate_policy::document::parse_json;
 
 /// cert-service is beside Envoy, but a name server may not be.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -62,7 +63,7 @@ pub fn ask(filter: &Filter) {
 pub fn answered(filter: &Filter, token: u32, body_size: usize) -> bool {
     let Some(tunnel) = ASKED.with_borrow_mut(|asked| asked.remove(&token)) else { return false };
     let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
-    let answer: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+    let answer = parse_json(&body.unwrap_or_default()).unwrap_or_default();
     record(filter, &tunnel, answer.get("refused") == Some(&Value::Bool(true)));
     true
 }
