@@ -56,8 +56,10 @@ pub fn lookup(slot: &[u8], key: &GrantKey, now: u64, since: u64, instance: Optio
 pub fn insert(slot: &[u8], key: &GrantKey, now: u64, lifetime: u64, instance: &str) -> Vec<u8> {
     let mut kept: Vec<Entry<'_>> =
         entries(slot).filter(|entry| entry.key != key.0 && entry.until > now).collect();
-    kept.push(Entry { until: now.saturating_add(lifetime), lifetime, instance, key: &key.0 });
-    kept.sort_by_key(|entry| std::cmp::Reverse(entry.until));
+    let until = now.saturating_add(lifetime);
+    // They are in order: that which ends last is the first.
+    let place = kept.partition_point(|entry| entry.until >= until);
+    kept.insert(place, Entry { until, lifetime, instance, key: &key.0 });
     kept.truncate(ROOM);
     write(kept.into_iter())
 }

@@ -3,8 +3,6 @@
 //! A key that comes more often than total/capacity is always among the entries; its count is too high by `error`
 //! at most. Sketches of several workers merge into one with the same promise.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 /// Entries of a sketch.
@@ -13,7 +11,8 @@ pub const CAPACITY: usize = 128;
 /// Counts of the keys that come most often.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Sketch {
-    entries: BTreeMap<String, Estimate>,
+    /// By key, in ascending order.
+    entries: Vec<(String, Estimate)>,
 }
 
 /// How often a key came: at most `count`, at least `count - error`.
@@ -35,27 +34,29 @@ impl Estimate {
 impl Sketch {
     /// Counts one.
     pub fn add(&mut self, key: &str) {
-        if let Some(estimate) = self.entries.get_mut(key) {
+        if let Ok(place) = self.place(key)
+            && let Some((_, estimate)) = self.entries.get_mut(place)
+        {
             estimate.count += 1;
             return;
         }
         // Whoever came least makes room, and leaves its count: the newcomer may have come as often unseen.
         let error = if self.entries.len() < CAPACITY { 0 } else { self.evict() };
-        self.entries.insert(key.to_owned(), Estimate { count: error + 1, error });
+        self.insert(key.to_owned(), Estimate { count: error + 1, error });
     }
 
     /// Counts all that another one did.
     pub fn merge(&mut self, other: Self) {
         let (ours, theirs) = (self.unseen(), other.unseen());
         for (key, estimate) in &mut self.entries {
-            let more = other.entries.get(key).copied().unwrap_or(Estimate { count: theirs, error: theirs });
+            let more = other.get(key).unwrap_or(Estimate { count: theirs, error: theirs });
             estimate.count += more.count;
             estimate.error += more.error;
         }
         for (key, estimate) in other.entries {
-            self.entries
-                .entry(key)
-                .or_insert(Estimate { count: estimate.count + ours, error: estimate.error + ours });
+            if self.place(&key).is_err() {
+                self.insert(key, Estimate { count: estimate.count + ours, error: estimate.error + ours });
+            }
         }
         while self.entries.len() > CAPACITY {
             self.evict();
@@ -75,16 +76,30 @@ impl Sketch {
         if self.entries.len() < CAPACITY { 0 } else { self.least().map_or(0, |(_, count)| count) }
     }
 
-    fn least(&self) -> Option<(&String, u64)> {
-        let least = self.entries.iter().min_by_key(|(_, estimate)| estimate.count)?;
-        Some((least.0, least.1.count))
+    /// The place of the key that came least, and how often that was.
+    fn least(&self) -> Option<(usize, u64)> {
+        let counts = self.entries.iter().map(|(_, estimate)| estimate.count);
+        counts.enumerate().min_by_key(|(_, count)| *count)
     }
 
     fn evict(&mut self) -> u64 {
-        let Some((key, count)) = self.least() else { return 0 };
-        let key = key.clone();
-        self.entries.remove(&key);
+        let Some((place, count)) = self.least() else { return 0 };
+        self.entries.remove(place);
         count
+    }
+
+    /// Where a key is, or would be.
+    fn place(&self, key: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(other, _)| other.as_str().cmp(key))
+    }
+
+    fn get(&self, key: &str) -> Option<Estimate> {
+        self.place(key).ok().and_then(|place| self.entries.get(place)).map(|(_, estimate)| *estimate)
+    }
+
+    fn insert(&mut self, key: String, estimate: Estimate) {
+        let (Ok(place) | Err(place)) = self.place(&key);
+        self.entries.insert(place, (key, estimate));
     }
 }
 

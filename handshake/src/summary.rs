@@ -43,7 +43,7 @@ pub fn summary(
                 "failures": window.failures,
                 "suppressed": window.suppressed,
                 "first_seen_suppressed": window.first_seen_suppressed,
-                "categories": window.categories,
+                "categories": counts(&window.categories),
                 "top": {
                     "sources": top(&window.sources),
                     "fingerprints": top(&window.fingerprints),
@@ -52,6 +52,11 @@ pub fn summary(
             })),
         ),
     ])
+}
+
+fn counts(sketch: &Sketch) -> Map<String, Value> {
+    let all = sketch.top(usize::MAX).into_iter();
+    all.map(|(key, estimate)| (key.to_owned(), Value::from(estimate.count))).collect()
 }
 
 /// A source that failed too often.

@@ -3,7 +3,6 @@
 //! Each worker counts for itself and adds its counts to the shared window every second. Whoever adds to a window
 //! that is over takes it away, begins the next, and writes the summary.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
@@ -26,8 +25,8 @@ pub struct Window {
     pub suppressed: u64,
     /// Those without a line though they were the first of their kind.
     pub first_seen_suppressed: u64,
-    /// All failures by category.
-    pub categories: BTreeMap<String, u64>,
+    /// All failures by category; exact, for there are fewer than a sketch has room for.
+    pub categories: Sketch,
     /// Clients, as IPv4 /32 and IPv6 /64.
     pub sources: Sketch,
     /// SHA-256 of client certificates.
@@ -35,7 +34,7 @@ pub struct Window {
     /// Server names that were asked for.
     pub server_names: Sketch,
     /// Sources that have had their alarm.
-    alarmed: BTreeSet<String>,
+    alarmed: Vec<String>,
 }
 
 /// A source that failed too often.
@@ -81,8 +80,8 @@ impl Window {
                 self.first_seen_suppressed += 1;
             }
         }
-        *self.categories.entry(category.as_str().to_owned()).or_default() += 1;
         for (sketch, key) in [
+            (&mut self.categories, category.as_str()),
             (&mut self.sources, offender.source),
             (&mut self.fingerprints, offender.fingerprint),
             (&mut self.server_names, offender.server_name),
@@ -101,9 +100,7 @@ impl Window {
         self.failures += part.failures;
         self.suppressed += part.suppressed;
         self.first_seen_suppressed += part.first_seen_suppressed;
-        for (category, count) in part.categories {
-            *self.categories.entry(category).or_default() += count;
-        }
+        self.categories.merge(part.categories);
         self.sources.merge(part.sources);
         self.fingerprints.merge(part.fingerprints);
         self.server_names.merge(part.server_names);
@@ -167,7 +164,7 @@ mod tests {
             (told.start, told.failures, told.suppressed, told.first_seen_suppressed),
             (60_000, 33, 22, 11)
         );
-        assert_eq!(told.categories, BTreeMap::from([("not_tls".to_owned(), 33)]));
+        assert_eq!(told.categories.top(2), [("not_tls", Estimate { count: 33, error: 0 })]);
         assert_eq!(told.fingerprints.top(9), [("AB", Estimate { count: 33, error: 0 })]);
         assert_eq!(told.server_names.top(9), []);
         assert_eq!((shared.start, shared.failures), (120_000, 6), "what came late is in the next");

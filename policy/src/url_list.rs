@@ -1,7 +1,7 @@
 //! URL lists: hosts and URLs, with `*` as a prefix of the domain (whole labels) and as a suffix of the path.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -15,7 +15,7 @@ use crate::path::{PathError, RequestPath};
 /// behind the domain by path. What is found is a [`Set`] of lists, so that it costs no more to ask for all.
 #[derive(Debug, Default)]
 pub struct UrlLists {
-    names: BTreeMap<String, ListId>,
+    names: QuickMap<String, ListId>,
     domains: QuickMap<Box<str>, Domain>,
     sets: Vec<Box<[ListId]>>,
 }
@@ -162,7 +162,7 @@ impl UrlEntry {
 impl UrlLists {
     /// Of lists by name.
     pub fn new(lists: impl IntoIterator<Item = (String, Vec<UrlEntry>)>) -> Self {
-        let mut names = BTreeMap::new();
+        let mut names = QuickMap::default();
         let mut domains = QuickMap::<Box<str>, Vec<(Scope, PathPattern, ListId)>>::default();
         for (index, (name, entries)) in (0..).zip(lists) {
             let list = ListId(index);
@@ -188,7 +188,7 @@ impl UrlLists {
         self.names.get(name).copied()
     }
 
-    /// The names of all lists.
+    /// The names of all lists, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(String::as_str)
     }
@@ -239,11 +239,11 @@ struct Sets {
 
 impl Sets {
     /// Nothing for the empty set.
-    fn set(&mut self, lists: &BTreeSet<ListId>) -> Option<Set> {
+    fn set(&mut self, lists: Vec<ListId>) -> Option<Set> {
         if lists.is_empty() {
             return None;
         }
-        let lists: Box<[ListId]> = lists.iter().copied().collect();
+        let lists: Box<[ListId]> = lists.into();
         let next = Set(u32::try_from(self.list.len()).ok()?);
         Some(*self.known.entry(lists).or_insert_with_key(|lists| {
             self.list.push(lists.clone());
@@ -254,30 +254,35 @@ impl Sets {
 
 impl Paths {
     fn new<'e>(entries: impl Iterator<Item = (&'e PathPattern, ListId)>, sets: &mut Sets) -> Option<Self> {
-        let (mut all, mut every) = (BTreeSet::new(), BTreeSet::new());
-        let mut paths = BTreeMap::<&str, [BTreeSet<ListId>; 2]>::new();
+        let (mut all, mut every) = (Vec::new(), Vec::new());
+        let mut paths = BTreeMap::<&str, [Vec<ListId>; 2]>::new();
         for (path, list) in entries {
-            all.insert(list);
-            match path {
-                PathPattern::Any => every.insert(list),
+            let lists = match path {
+                PathPattern::Any => &mut every,
                 PathPattern::Exactly(path) => {
                     let [exactly, _] = paths.entry(path).or_default();
-                    exactly.insert(list)
+                    exactly
                 }
                 PathPattern::Prefix(path) => {
                     let [_, prefix] = paths.entry(path).or_default();
-                    prefix.insert(list)
+                    prefix
                 }
             };
+            // The entries of one list after those of another.
+            for lists in [lists, &mut all] {
+                if lists.last() != Some(&list) {
+                    lists.push(list);
+                }
+            }
         }
         if all == every {
-            return sets.set(&all).map(Self::Any);
+            return sets.set(all).map(Self::Any);
         }
         let paths = paths.into_iter().map(|(path, [exactly, prefix])| {
-            (Box::from(path), PathSet { exactly: sets.set(&exactly), prefix: sets.set(&prefix) })
+            (Box::from(path), PathSet { exactly: sets.set(exactly), prefix: sets.set(prefix) })
         });
         let tree = Nested::of_prefixes(paths.collect::<Vec<_>>());
-        Some(Self::Some(Box::new(PathSets { all: sets.set(&all)?, every: sets.set(&every), tree })))
+        Some(Self::Some(Box::new(PathSets { all: sets.set(all)?, every: sets.set(every), tree })))
     }
 
     fn any(&self, path: Option<&str>, mut found: impl FnMut(Set) -> bool) -> bool {

@@ -1,7 +1,7 @@
 //! Tunnels that are open, so that a new policy with `outgate.openTunnels: recheck` can end those that it denies.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -149,7 +149,7 @@ pub fn recheck(filter: &Filter) {
     }
     let open: Vec<_> =
         OPEN.with_borrow(|open| open.iter().map(|(id, tunnel)| (*id, Rc::clone(tunnel))).collect());
-    let mut denied = BTreeSet::new();
+    let mut denied = HashSet::new();
     for (context_id, tunnel) in &open {
         if let Some(rule) = tunnel.denied_by(filter) {
             tunnel.record_end(filter, rule);

@@ -1,7 +1,5 @@
 //! From a tree of values to a document.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::reader::{Item, Object, Reader, quoted, short_name};
@@ -13,6 +11,7 @@ use super::{
 use crate::address::Cidr;
 use crate::error::PolicyError;
 use crate::excerpt::Excerpt;
+use crate::hash::QuickMap;
 use crate::source::{Source, SpiffePattern, TrustedHeader};
 use crate::url_list::{DomainPattern, UrlEntry};
 
@@ -105,7 +104,7 @@ fn unresolved(name: &str, list: &str, known: &[&str]) -> String {
 }
 
 fn unique<'a>(reader: &mut Reader, place: &str, names: impl Iterator<Item = &'a str>) {
-    let mut first = BTreeMap::new();
+    let mut first = QuickMap::default();
     for (index, name) in names.enumerate() {
         match first.get(name) {
             None => {

@@ -1,6 +1,6 @@
 //! From a document to an engine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use super::{Engine, Rule, RuleKind};
 use crate::document::{self, Document, RuleDocument};
 use crate::error::{self, MatcherError, PolicyError, PolicyErrors};
 use crate::expression::{Expression, Matcher, Patterns, Problem, Programs, Scope};
+use crate::hash::QuickMap;
 use crate::url_list::UrlLists;
 
 /// How much of a long line an error shows.
@@ -53,7 +54,7 @@ pub fn compile(value: &Value, programs: Option<&Programs>) -> Result<Engine, Pol
 }
 
 fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
-    let mut first = BTreeMap::<i32, &str>::new();
+    let mut first = QuickMap::<i32, &str>::default();
     for rule in document.rules.iter().filter(|rule| rule.enabled && !rule.shadow) {
         match first.get(&rule.priority) {
             None => {

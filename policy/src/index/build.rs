@@ -56,7 +56,7 @@ struct Builder<'l> {
 struct Group<'r> {
     count: usize,
     /// Texts with one hash are told apart by the matchers.
-    exactly: BTreeMap<u64, Vec<Item<'r>>>,
+    exactly: QuickMap<u64, Vec<Item<'r>>>,
     by_key: BTreeMap<&'r Key, Vec<Item<'r>>>,
     absent: Vec<Item<'r>>,
 }
