@@ -59,7 +59,7 @@ pub fn explicit_filter(policy: &str, vm: &str, folder: &Path) -> Value {
 }
 
 /// Reads YAML that we wrote ourselves, whatever its size.
-pub fn yaml(text: &str) -> Value {
+fn yaml(text: &str) -> Value {
     serde_saphyr::from_str_with_options(text, serde_saphyr::options! { budget: None }).unwrap()
 }
 

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use outgate_bench::floor::{self, Header};
 use outgate_bench::origin::{self, After};
-use outgate_bench::outgate::yaml;
 use outgate_bench::statistics::Estimate;
 use outgate_bench::worker::{Envoy, process_time, target};
 use outgate_bench::{exchange, names};
@@ -94,7 +93,7 @@ async fn main() {
     let outgate = Outgate::start(POLICY, Options::default().state(&state).with(&arguments_of_run));
     let (envoy, _) = outgate.children().into_iter().find(|(_, name)| name == "envoy").unwrap();
 
-    let rendered = yaml(&fs::read_to_string(state.join("run/envoy.yaml")).unwrap());
+    let rendered = serde_json::from_slice(&fs::read(state.join("run/envoy.json")).unwrap()).unwrap();
     let [listen, admin] = std::array::from_fn(|_| free_address());
     let bare = floor::configuration(&rendered, listen, admin, &identity);
     let below = Envoy::start(&bare, admin, folder.path()).await;

@@ -20,7 +20,7 @@ use clap::Parser;
 use outgate_bench::floor;
 use outgate_bench::load::Clients;
 use outgate_bench::origin::{self, After};
-use outgate_bench::outgate::{policy, yaml};
+use outgate_bench::outgate::policy;
 use outgate_bench::rules::{Fields, request_for};
 use outgate_bench::worker::{Cost, Envoy, target};
 use outgate_tests::certificates::Authority;
@@ -113,7 +113,7 @@ fn envoy(outgate: &Outgate) -> u32 {
 
 /// The configuration that was rendered last, without our filters.
 async fn without_us(folder: &Path) -> Cost {
-    let rendered = yaml(&fs::read_to_string(folder.join("state/run/envoy.yaml")).unwrap());
+    let rendered = serde_json::from_slice(&fs::read(folder.join("state/run/envoy.json")).unwrap()).unwrap();
     let [listen, admin] = std::array::from_fn(|_| free_address());
     let identity = Authority::new("Benchmark").server(&["a.test"]);
     let envoy = Envoy::start(&floor::configuration(&rendered, listen, admin, &identity), admin, folder).await;

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use outgate_policy::PolicyErrors;
+use outgate_policy::document::parse_text;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::render::{RenderError, Rendering};
@@ -30,6 +32,9 @@ pub enum StateError {
     /// A configuration could not be made.
     #[error(transparent)]
     Render(#[from] RenderError),
+    /// What was made of the template is no YAML.
+    #[error("the rendered configuration does not parse: {0}; this is a defect of outgate")]
+    Yaml(PolicyErrors),
 }
 
 /// The state directory, locked while this lives.
@@ -101,7 +106,7 @@ impl State {
 
     /// Envoy's configuration.
     pub fn bootstrap(&self) -> PathBuf {
-        self.path.join("run/envoy.yaml")
+        self.path.join("run/envoy.json")
     }
 
     /// The folder that Envoy watches for the filters' configuration.
@@ -109,9 +114,10 @@ impl State {
         self.path.join("run/filters")
     }
 
-    /// Writes Envoy's configuration.
-    pub fn write_bootstrap(&self, text: &str) -> Result<(), StateError> {
-        write(&self.bootstrap(), text)
+    /// Writes Envoy's configuration: in JSON, since Envoy's reader of YAML keeps 80 MB for one with 64 shards.
+    pub fn write_bootstrap(&self, yaml: &str) -> Result<(), StateError> {
+        let value = parse_text(yaml).map_err(StateError::Yaml)?;
+        write(&self.bootstrap(), &value.to_string())
     }
 
     /// Writes the configuration of the filter that has the policy.
