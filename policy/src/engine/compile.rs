@@ -1,6 +1,5 @@
 //! From a document to an engine.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -26,7 +25,7 @@ pub fn compile(value: &Value, programs: Option<&Programs>) -> Result<Engine, Pol
     let lists = lists.map(|list| (list.name.clone(), std::mem::take(&mut list.entries)));
     let url_lists = Arc::new(UrlLists::new(lists));
     let patterns = Patterns::new(programs);
-    let mut compiler = Compiler { url_lists: &url_lists, patterns: &patterns, made: HashMap::new(), errors };
+    let mut compiler = Compiler { url_lists: &url_lists, patterns: &patterns, made: QuickMap::default(), errors };
     let mut rules = Vec::new();
     for rule in document.rules.iter().filter(|rule| rule.enabled) {
         if compiler.errors.len() >= error::MOST {
@@ -75,7 +74,7 @@ fn equal_priorities(document: &Document, errors: &mut Vec<PolicyError>) {
 struct Compiler<'d> {
     url_lists: &'d Arc<UrlLists>,
     patterns: &'d Patterns<'d>,
-    made: HashMap<(Matcher, &'d str), Arc<Expression>>,
+    made: QuickMap<(Matcher, &'d str), Arc<Expression>>,
     errors: Vec<PolicyError>,
 }
 
