@@ -86,8 +86,8 @@ impl Routing {
             Leg::Tls => "-tls",
         };
         match self.resolve.iter().position(|entry| entry.matches(destination)) {
-            Some(index) => format!("resolve-{index}{suffix}"),
-            None => format!("shard-{}{suffix}", self.shard(destination)),
+            Some(index) => ["resolve-", &index.to_string(), suffix].concat(),
+            None => ["shard-", &self.shard(destination).to_string(), suffix].concat(),
         }
     }
 

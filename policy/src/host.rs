@@ -185,6 +185,14 @@ impl Authority {
         Ok(Self { host, port: Some(port) })
     }
 
+    /// Whether this is how it was written: in normal form.
+    pub fn is_written(&self, text: &str) -> bool {
+        match self.port {
+            None => self.host.as_str() == text,
+            Some(_) => self.to_string() == text,
+        }
+    }
+
     /// The destination, where `default` is the port that goes without saying.
     pub fn with_port(self, default: u16) -> Destination {
         Destination { host: self.host, port: self.port.unwrap_or(default) }
@@ -229,9 +237,11 @@ fn parse_port(text: &str) -> Option<u16> {
 
 /// Whether a host is a plain name in normal form already, as nearly all are. What is not sure is not.
 fn is_normal(text: &str) -> bool {
-    let mut label = 0;
+    let (mut label, mut previous) = (0, 0);
     for byte in text.bytes() {
         match byte {
+            // `0xa` may be a number.
+            b'x' if previous == b'0' => return false,
             b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label += 1,
             b'.' if label > 0 => label = 0,
             _ => return false,
@@ -239,10 +249,10 @@ fn is_normal(text: &str) -> bool {
         if label > LONGEST_LABEL {
             return false;
         }
+        previous = byte;
     }
     let ends_in_letter = text.bytes().next_back().is_some_and(|byte| byte.is_ascii_lowercase());
-    // `0xa` may be a number.
-    ends_in_letter && text.len() <= LONGEST_NAME && !text.contains("0x")
+    ends_in_letter && text.len() <= LONGEST_NAME
 }
 
 /// Lower-case A-labels without the trailing dot.

@@ -36,6 +36,7 @@ pub use engine::{Engine, Rule, RuleId, RuleKind};
 pub use error::{MatcherError, PolicyError, PolicyErrors};
 pub use excerpt::Excerpt;
 pub use expression::Programs;
+pub use hash::QuickMap;
 pub use headers::Headers;
 pub use host::{Authority, Destination, HostError, HostName};
 pub use path::{PathError, RequestPath};

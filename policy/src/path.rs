@@ -78,6 +78,13 @@ impl RequestPath {
         if text == "*" {
             return Ok(Self { sent: text.to_owned(), end: text.len(), folded: None });
         }
+        if let Some(end) = end_of_plain(text) {
+            return Ok(Self { sent: text.to_owned(), end, folded: None });
+        }
+        Self::normalise(text)
+    }
+
+    fn normalise(text: &str) -> Result<Self, PathError> {
         let excerpt = || Excerpt::new(text);
         if !text.starts_with('/') {
             return Err(PathError::NoSlash(excerpt()));
@@ -123,6 +130,29 @@ impl RequestPath {
     pub fn is_asterisk(&self) -> bool {
         self.sent == "*"
     }
+}
+
+/// Where the path ends, if it is in normal form already and has one reading, as nearly all have. What is not sure is not.
+fn end_of_plain(text: &str) -> Option<usize> {
+    let mut end = text.len();
+    let mut previous = 0;
+    for (index, byte) in text.bytes().enumerate() {
+        if !matches!(byte, b'!'..=b'~') || byte == b'#' {
+            return None;
+        }
+        if end < text.len() {
+            continue;
+        }
+        match (previous, byte) {
+            (0, b'/') => {}
+            // Escapes, second readings, and what may be a dot segment.
+            (0, _) | (_, b'%' | b'\\' | b';') | (b'/', b'/' | b'.') => return None,
+            (_, b'?') => end = index,
+            _ => {}
+        }
+        previous = byte;
+    }
+    text.starts_with('/').then_some(end)
 }
 
 /// RFC 3986 6.2.2.1 and 6.2.2.2; nothing if an escape is broken.
@@ -250,6 +280,24 @@ mod tests {
             ("*", "*"),
         ] {
             assert_eq!(RequestPath::parse(text).unwrap().sent(), sent, "{text}");
+        }
+    }
+
+    #[test]
+    fn plain_paths_are_read_as_all_others() {
+        const CHARACTERS: &[u8; 10] = b"/.a%2F?;#\\";
+        let mut plain = 0;
+        for number in 0..1_000_000 {
+            let characters = (0..6).map(|place| CHARACTERS[number / 10_usize.pow(place) % 10]);
+            let text: String = "/".chars().chain(characters.map(char::from)).collect();
+            let Some(end) = end_of_plain(&text) else { continue };
+            plain += 1;
+            let expected = RequestPath { sent: text.clone(), end, folded: None };
+            assert_eq!(RequestPath::normalise(&text), Ok(expected), "{text}");
+        }
+        assert!(plain > 50_000, "{plain}");
+        for text in ["", "a", " /", "/é", "/a b", "/\x7f"] {
+            assert_eq!(end_of_plain(text), None, "{text}");
         }
     }
 

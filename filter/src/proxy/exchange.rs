@@ -409,10 +409,9 @@ impl Exchange {
             RequestStage::Clear => Leg::Unread,
             RequestStage::Inspected => Leg::Tls,
         };
-        let authority = authority.to_string();
         let sent = path.sent();
-        let routed = (authority == self.incoming.authority
-            || host::set_request_header(":authority", &authority))
+        let routed = (authority.is_written(&self.incoming.authority)
+            || host::set_request_header(":authority", &authority.to_string()))
             && (sent == self.incoming.path || host::set_request_header(":path", sent))
             && host::set_request_header(ROUTE, &self.filter.routing.cluster(destination, leg));
         if routed { Action::Continue } else { self.stop() }

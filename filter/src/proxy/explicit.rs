@@ -245,8 +245,8 @@ fn refused_destination(filter: &Filter, subject: Subject, destination: &Destinat
 /// it Envoy answers `localhost` and the names of its hosts file itself, and our resolver is not asked.
 fn name_upstream(destination: &Destination, goes_without_saying: Option<u16>) -> bool {
     let host = destination.host.as_str();
-    let absolute = if destination.host.ip().is_some() { host.to_owned() } else { format!("{host}.") };
-    set_headers(&[("x-outgate-host", &absolute)])
+    let end = if destination.host.ip().is_some() { "" } else { "." };
+    set_headers(&[("x-outgate-host", &[host, end].concat())])
         && (goes_without_saying == Some(destination.port)
             || set_headers(&[("x-outgate-port", &destination.port.to_string())]))
 }

@@ -1,8 +1,8 @@
 //! Counters; their labels are in their names, and Envoy's `stats_tags` take them out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 
+use outgate_policy::QuickMap;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
@@ -10,15 +10,15 @@ use super::host;
 use crate::decision::Subject;
 
 /// Counters by the name of a rule.
-type ByRule = HashMap<String, u32>;
+type ByRule = QuickMap<String, u32>;
 
 /// The counters of a policy, defined when they first count. Labels come from the policy alone.
 #[derive(Default)]
 pub struct Metrics {
     /// Those of each verdict, by rule.
-    verdicts: RefCell<HashMap<(Subject, &'static str), ByRule>>,
+    verdicts: RefCell<QuickMap<(Subject, &'static str), ByRule>>,
     /// The others, by their names.
-    ids: RefCell<HashMap<String, u32>>,
+    ids: RefCell<QuickMap<String, u32>>,
     /// When the last warning about a client with too many connections was written.
     warned: Cell<u64>,
 }

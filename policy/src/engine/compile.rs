@@ -25,7 +25,8 @@ pub fn compile(value: &Value, programs: Option<&Programs>) -> Result<Engine, Pol
     let lists = lists.map(|list| (list.name.clone(), std::mem::take(&mut list.entries)));
     let url_lists = Arc::new(UrlLists::new(lists));
     let patterns = Patterns::new(programs);
-    let mut compiler = Compiler { url_lists: &url_lists, patterns: &patterns, made: QuickMap::default(), errors };
+    let mut compiler =
+        Compiler { url_lists: &url_lists, patterns: &patterns, made: QuickMap::default(), errors };
     let mut rules = Vec::new();
     for rule in document.rules.iter().filter(|rule| rule.enabled) {
         if compiler.errors.len() >= error::MOST {
