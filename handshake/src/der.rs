@@ -1,4 +1,6 @@
-//! DER (X.690), as much of it as X.509 needs: definite lengths in their shortest form, tags of one octet.
+//! DER (X.690), as much of it as X.509 needs: definite lengths, tags of one octet.
+//!
+//! Lengths may be padded, as BoringSSL has it of certificates.
 //!
 //! Nothing here recurses or allocates more than a small multiple of its input. What is not DER is `None`: whoever
 //! reads hostile bytes refuses them as a whole, wherever they are wrong.
@@ -63,11 +65,8 @@ impl<'a> Der<'a> {
             long => {
                 let (octets, after) = after.split_at_checked(long - 0x80)?;
                 let length = octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet));
-                // Indefinite, padded, too long for us, or in need of no long form.
-                if octets.len() > 4 || *octets.first()? == 0 || length < 0x80 {
-                    return None;
-                }
-                (length, after)
+                // Indefinite, or padded beyond what BoringSSL takes.
+                (1..=4).contains(&octets.len()).then_some((length, after))?
             }
         };
         let (content, rest) = after.split_at_checked(length)?;
@@ -126,17 +125,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_have_one_form() {
+    fn lengths_are_definite_and_within_the_input() {
         let long = [[0x04, 0x81, 0x80].as_slice(), &[7; 0x80]].concat();
         assert_eq!(Der(&long).expect(OCTET_STRING), Some([7; 0x80].as_slice()));
         assert_eq!(Der(&[0x04, 0x01, 7, 8]).expect(OCTET_STRING), Some([7].as_slice()));
+        assert_eq!(Der(&[0x04, 0x84, 0, 0, 0, 1, 7, 8]).expect(OCTET_STRING), Some([7].as_slice()));
         for refused in [
             [].as_slice(),
             &[0x04],
             &[0x04, 0x02, 7],
-            &[0x04, 0x81, 0x01, 7],
-            &[0x04, 0x82, 0x00, 0x01, 7],
+            &[0x04, 0x81, 0x02, 7],
+            &[0x04, 0x82, 0x01],
             &[0x04, 0x80, 7, 0, 0],
+            &[0x04, 0x85, 0, 0, 0, 0, 1, 7],
             &[0x04, 0x84, 0xff, 0xff, 0xff, 0xff, 7],
             &[0x04, 0x85, 1, 0, 0, 0, 0, 7],
             &[0x04, 0xff, 7],
