@@ -3,6 +3,7 @@
 mod compile;
 mod indexes;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use indexes::Indexes;
@@ -78,8 +79,9 @@ impl Engine {
         compile::compile(value, None)
     }
 
-    /// Compiles a policy whose patterns are compiled already: to [`Self::programs`] of the same policy.
-    pub fn with_programs(value: &Value, programs: &Programs) -> Result<Self, PolicyErrors> {
+    /// Compiles a policy whose patterns are compiled already: to [`Self::programs`] of the same policy. One that is not
+    /// merely lent goes as soon as it is read, so that less memory is needed at once.
+    pub fn with_programs(value: impl Borrow<Value>, programs: &Programs) -> Result<Self, PolicyErrors> {
         compile::compile(value, Some(programs))
     }
 

@@ -53,10 +53,14 @@ async fn main() {
     let folder = tempfile::tempdir().unwrap();
 
     let mut costs: [Vec<Cost>; 3] = Default::default();
+    let mut loads = Vec::new();
     for _ in 0..arguments.rounds {
         for (size, costs) in SIZES.iter().zip(&mut costs[1..]) {
             let outgate = start(*size, &resolve, folder.path());
             costs.push(Cost::of(envoy(&outgate), outgate.admin).await);
+            if *size == SIZES[1] {
+                loads.extend(compilations(folder.path(), *size));
+            }
         }
         costs[0].push(without_us(folder.path()).await);
     }
@@ -68,10 +72,10 @@ async fn main() {
         println!("| {what} | {:.2} | {:.0} | {:.0} |", cost.seconds, cost.allocated, cost.resident);
     }
     let (module, memory) = (small.seconds - bare.seconds, large.resident - small.resident);
-    // The main thread's VM and the worker's compile it.
-    let loading = (large.seconds - small.seconds) / 2.0;
+    loads.sort_by(f64::total_cmp);
+    let loading = loads[loads.len() / 2];
     println!("\nThe module adds {module:.2} s of processor time at the start: {}.", verdict(module, 1.5));
-    println!("10,000 rules take {loading:.2} s in each VM: {}.", verdict(loading, 0.2));
+    println!("A VM compiles 10,000 rules in {loading:.2} s: {}.", verdict(loading, 0.2));
     println!("10,000 rules take {memory:.0} MB of memory: {}.\n", verdict(memory, 50.0));
 
     println!(
@@ -97,9 +101,18 @@ async fn main() {
     write(&json!({
         "envoy": "1.40.0",
         "rounds": arguments.rounds,
+        "load_s": loading,
         "start": [bare.json("floor", 0), small.json("outgate", SIZES[0]), large.json("outgate", SIZES[1])],
         "swap": rows,
     }));
+}
+
+/// How long each VM compiled a policy of this size, in seconds, as the filter says.
+fn compilations(folder: &Path, size: usize) -> Vec<f64> {
+    let log = fs::read_to_string(folder.join("state/envoy.log")).unwrap();
+    let words = format!(" with {size} rules compiled in ");
+    let told = log.lines().filter_map(|line| line.split_once(&words)?.1.split(' ').next()?.parse().ok());
+    told.map(|milliseconds: f64| milliseconds / 1000.0).collect()
 }
 
 fn start(size: usize, resolve: &str, folder: &Path) -> Outgate {

@@ -131,7 +131,7 @@ mod tests {
             (r#"[info][wasm] wasm log explicit outgate: {"a":1}"#, Some(r#"{"a":1}"#)),
             (r#"[info][wasm] wasm log explicit: {"a":": {\"b"}"#, Some(r#"{"a":": {\"b"}"#)),
             (r#"{"event":{"action":"outgate.request"}}"#, Some(r#"{"event":{"action":"outgate.request"}}"#)),
-            ("[info][wasm] wasm log explicit: the policy is in force", None),
+            ("[info][wasm] wasm log explicit: policy 0123456789abcdef with 2 rules compiled in 1 ms", None),
             (r#"[warning][config] {"a":1}"#, None),
         ] {
             assert_eq!(filter_line(line), expected, "{line}");

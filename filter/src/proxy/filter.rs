@@ -74,6 +74,7 @@ pub enum FilterError {
 impl Policy {
     /// What this plugin JSON says.
     pub fn parse(text: &[u8]) -> Result<Self, FilterError> {
+        let began = host::now_milliseconds();
         let digest: [u8; 32] = Sha256::digest(text).into();
         let known = LAST.with_borrow(|last| {
             last.as_ref().filter(|(last, _)| *last == digest).map(|(_, filter)| Rc::clone(filter))
@@ -89,7 +90,9 @@ impl Policy {
             PluginJson::Policy(configuration) => *configuration,
         };
         let filter = Rc::new(Filter::new(configuration)?);
-        info!("policy {} is in force", filter.engine.hash());
+        let took = host::now_milliseconds().saturating_sub(began);
+        let rules = filter.engine.rules().len();
+        info!("policy {} with {rules} rules compiled in {took} ms", filter.engine.hash());
         LAST.set(Some((digest, Rc::clone(&filter))));
         Ok(Self::Own(filter))
     }
@@ -136,7 +139,7 @@ impl Policy {
 impl Filter {
     fn new(configuration: PluginConfiguration) -> Result<Self, PolicyErrors> {
         Ok(Self {
-            engine: Engine::with_programs(&configuration.policy, &configuration.patterns)?,
+            engine: Engine::with_programs(configuration.policy, &configuration.patterns)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
             since: host::now_milliseconds(),

@@ -1,5 +1,6 @@
 //! From a document to an engine.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -18,8 +19,10 @@ use crate::url_list::UrlLists;
 const WIDEST: usize = 100;
 
 /// Compiles a policy, and its patterns unless their programs are given.
-pub fn compile(value: &Value, programs: Option<&Programs>) -> Result<Engine, PolicyErrors> {
-    let (document, errors) = document::read(value);
+pub fn compile(value: impl Borrow<Value>, programs: Option<&Programs>) -> Result<Engine, PolicyErrors> {
+    let hash = hash(value.borrow());
+    let (document, errors) = document::read(value.borrow());
+    drop(value);
     let Some(mut document) = document else { return Err(PolicyErrors::new(errors)) };
     let lists = document.url_lists.iter_mut();
     let lists = lists.map(|list| (list.name.clone(), std::mem::take(&mut list.entries)));
@@ -41,7 +44,6 @@ pub fn compile(value: &Value, programs: Option<&Programs>) -> Result<Engine, Pol
     if !errors.is_empty() {
         return Err(PolicyErrors::new(errors));
     }
-    let hash = hash(value);
     let indexes = Indexes::new(&rules, document.outgate.after_inspection, &url_lists);
     Ok(Engine {
         document,
