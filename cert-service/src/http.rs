@@ -120,7 +120,7 @@ async fn grant(State(service): State<Arc<Service>>, body: Bytes) -> Result<Respo
     let (name, pool_name) = (request.host.as_str(), Some(request.pool.as_str()));
     let pool = PoolName::parse(&request.pool)
         .map_err(|error| refuse(name, pool_name, bad, GrantResult::BadRequest, error.to_string()))?;
-    let host = HostName::parse(name)
+    let host = HostName::parse_for_certificate(name)
         .map_err(|error| refuse(name, pool_name, bad, GrantResult::BadRequest, error.to_string()))?;
     service.grant(&pool, &host).map_err(|error| {
         let status = match error {
@@ -146,7 +146,8 @@ async fn withdraw(State(service): State<Arc<Service>>, body: Bytes) -> Result<Re
         serde_json::from_slice(&body).map_err(|error| Problem::bad_request(error.to_string()))?;
     let leases = match (&request.host, request.all) {
         (Some(name), false) => {
-            let host = HostName::parse(name).map_err(|error| Problem::bad_request(error.to_string()))?;
+            let host = HostName::parse_for_certificate(name)
+                .map_err(|error| Problem::bad_request(error.to_string()))?;
             service.withdraw(Some(&host))
         }
         (None, true) => service.withdraw(None),
@@ -158,7 +159,8 @@ async fn withdraw(State(service): State<Arc<Service>>, body: Bytes) -> Result<Re
 /// Whether the resolver refuses a name; for whoever saw only that it has no address.
 async fn name(State(service): State<Arc<Service>>, Path(name): Path<String>) -> Result<Response, Problem> {
     let problem = |status, detail| Problem { status, reason: GrantResult::BadRequest.as_str(), detail };
-    let host = HostName::parse(&name).map_err(|error| problem(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let host = HostName::parse_for_certificate(&name)
+        .map_err(|error| problem(StatusCode::BAD_REQUEST, error.to_string()))?;
     match service.refuses(&host).await {
         Some(refused) => Ok(axum::Json(json!({ "host": host.as_str(), "refused": refused })).into_response()),
         None => Err(problem(

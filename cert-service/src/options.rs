@@ -133,7 +133,7 @@ impl DnsOptions {
 }
 
 fn host(text: &str) -> Result<HostName, String> {
-    HostName::parse(text).map_err(|error| error.to_string())
+    HostName::parse_for_certificate(text).map_err(|error| error.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

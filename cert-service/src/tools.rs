@@ -204,7 +204,7 @@ fn rotate(directory: &Path, now: OffsetDateTime) -> Result<String, ToolError> {
 
 fn mint(args: &MintArgs, now: OffsetDateTime) -> Result<String, ToolError> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
-    let host = HostName::parse(&args.name)?;
+    let host = HostName::parse_for_certificate(&args.name)?;
     let pools = args.source.load(now)?;
     let pool = match &args.pool {
         Some(name) => pools.get(name).ok_or_else(|| ToolError::NoPool(name.to_string()))?,

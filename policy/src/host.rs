@@ -123,6 +123,16 @@ impl HostName {
         Ok(Self { text: name.into(), ip: None })
     }
 
+    /// Reads a host that a certificate may name: its A-labels have to stand for something (UTS 46).
+    #[cfg(feature = "international")]
+    pub fn parse_for_certificate(text: &str) -> Result<Self, HostError> {
+        let host = Self::parse(text)?;
+        if host.text.split('.').any(|label| label.starts_with("xn--")) {
+            in_a_labels(&host.text)?;
+        }
+        Ok(host)
+    }
+
     /// The host that an address is.
     pub fn from_ip(ip: IpAddr) -> Self {
         let ip = ip.to_canonical();
@@ -392,6 +402,23 @@ mod tests {
             let error = HostName::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn certificates_name_no_a_labels_that_stand_for_nothing() {
+        for (text, named) in [
+            ("a.example", true),
+            ("192.0.2.1", true),
+            ("XN--BCHER-KVA.example", true),
+            ("xn--a.example", false),
+            ("xn--", false),
+            ("a.xn--0.example", false),
+        ] {
+            assert!(HostName::parse(text).is_ok(), "{text}");
+            assert_eq!(HostName::parse_for_certificate(text).is_ok(), named, "{text}");
+        }
+        let error = HostName::parse_for_certificate("xn--a.example").unwrap_err().to_string();
+        assert_eq!(error, "`xn--a.example` is no international domain name (UTS 46)");
     }
 
     #[test]

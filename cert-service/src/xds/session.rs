@@ -159,7 +159,7 @@ impl Session {
 
     fn answer(&self, asked: &Asked, now: OffsetDateTime) -> Answer {
         let name = asked.name.as_str();
-        let Ok(host) = HostName::parse(name) else {
+        let Ok(host) = HostName::parse_for_certificate(name) else {
             self.service.deny(name, DenialReason::BadName, &self.node);
             return Answer::Removed;
         };

@@ -242,7 +242,7 @@ fn names_are_minted_rightly_or_refused() {
         ("256.1.1.1", None),
         ("xn--", None),
     ] {
-        match (HostName::parse(name), expected) {
+        match (HostName::parse_for_certificate(name), expected) {
             (Ok(host), Some(expected)) => {
                 assert_eq!(host.as_str(), expected, "{name:?}");
                 judge_by_webpki(&ca, &mint(&ca, name), expected).unwrap();
@@ -336,7 +336,7 @@ async fn exchange(running: &Running, granted: &[String], asked: &BTreeSet<String
     running.post("/v1/withdrawals", r#"{"all": true}"#).await;
     let mut hosts = BTreeSet::new();
     for name in granted {
-        let host = HostName::parse(name).ok();
+        let host = HostName::parse_for_certificate(name).ok();
         let expected = if host.is_some() { 200 } else { 400 };
         assert_eq!(running.grant("main", name).await.0, expected, "{name:?}");
         hosts.extend(host.map(|host| host.as_str().to_owned()));
@@ -346,7 +346,9 @@ async fn exchange(running: &Running, granted: &[String], asked: &BTreeSet<String
     let (mut left, mut minted) = (asked.clone(), 0);
     while !left.is_empty() {
         let answer = envoy.next().await;
-        let wanted = |name: &str| HostName::parse(name).ok().filter(|host| hosts.contains(host.as_str()));
+        let wanted = |name: &str| {
+            HostName::parse_for_certificate(name).ok().filter(|host| hosts.contains(host.as_str()))
+        };
         for name in &answer.removed_resources {
             assert!(left.remove(name) && wanted(name).is_none(), "{name:?} was refused, of {granted:?}");
         }
@@ -432,7 +434,7 @@ fn mint(ca: &Ca, name: &str) -> Leaf {
 }
 
 fn host(name: &str) -> HostName {
-    HostName::parse(name).unwrap()
+    HostName::parse_for_certificate(name).unwrap()
 }
 
 fn now() -> OffsetDateTime {
