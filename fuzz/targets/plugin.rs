@@ -2,6 +2,8 @@
 //! is written and read again is the same.
 #![no_main]
 
+use std::borrow::Cow;
+
 use libfuzzer_sys::fuzz_target;
 use outgate_filter::configuration::PluginJson;
 use outgate_fuzz::{ask, checked, compile};
@@ -16,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
             let PluginJson::Policy(again) = PluginJson::parse(written.as_bytes()).unwrap() else {
                 panic!("{written}");
             };
-            if let Some(engine) = checked(Engine::with_programs(&configuration.policy, &configuration.patterns)) {
+            if let Some(engine) = checked(Engine::with_programs(Cow::Borrowed(&configuration.policy), &configuration.patterns)) {
                 ask(&engine, "a");
             }
             if let Some(engine) = compile(&configuration.policy) {

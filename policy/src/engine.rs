@@ -3,7 +3,7 @@
 mod compile;
 mod indexes;
 
-use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use indexes::Indexes;
@@ -76,12 +76,12 @@ impl Engine {
     /// Compiles a policy, or says everything that is wrong with it. Without the feature `patterns` a rule that uses
     /// `matches` is wrong.
     pub fn from_value(value: &Value) -> Result<Self, PolicyErrors> {
-        compile::compile(value, None)
+        compile::compile(Cow::Borrowed(value), None)
     }
 
     /// Compiles a policy whose patterns are compiled already: to [`Self::programs`] of the same policy. One that is not
     /// merely lent goes as soon as it is read, so that less memory is needed at once.
-    pub fn with_programs(value: impl Borrow<Value>, programs: &Programs) -> Result<Self, PolicyErrors> {
+    pub fn with_programs(value: Cow<'_, Value>, programs: &Programs) -> Result<Self, PolicyErrors> {
         compile::compile(value, Some(programs))
     }
 

@@ -1,5 +1,6 @@
 //! One compiled policy and its settings, shared by all contexts of a worker.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -139,7 +140,7 @@ impl Policy {
 impl Filter {
     fn new(configuration: PluginConfiguration) -> Result<Self, PolicyErrors> {
         Ok(Self {
-            engine: Engine::with_programs(configuration.policy, &configuration.patterns)?,
+            engine: Engine::with_programs(Cow::Owned(configuration.policy), &configuration.patterns)?,
             routing: configuration.routing,
             grants_cluster: configuration.grants.cluster,
             since: host::now_milliseconds(),

@@ -1,6 +1,6 @@
 //! From a document to an engine.
 
-use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -19,9 +19,9 @@ use crate::url_list::UrlLists;
 const WIDEST: usize = 100;
 
 /// Compiles a policy, and its patterns unless their programs are given.
-pub fn compile(value: impl Borrow<Value>, programs: Option<&Programs>) -> Result<Engine, PolicyErrors> {
-    let hash = hash(value.borrow());
-    let (document, errors) = document::read(value.borrow());
+pub fn compile(value: Cow<'_, Value>, programs: Option<&Programs>) -> Result<Engine, PolicyErrors> {
+    let hash = hash(&value);
+    let (document, errors) = document::read(&value);
     drop(value);
     let Some(mut document) = document else { return Err(PolicyErrors::new(errors)) };
     let lists = document.url_lists.iter_mut();

@@ -1,6 +1,7 @@
 //! Patterns that come with their programs.
 
 use super::*;
+use std::borrow::Cow;
 
 fn of_patterns(rules: Value) -> Value {
     policy(rules, json!({}))
@@ -15,7 +16,8 @@ fn a_policy_with_its_programs_is_the_policy() {
     ]));
     let compiled = Engine::from_value(&value).unwrap();
     let written = serde_json::to_string(compiled.programs()).unwrap();
-    let shipped = Engine::with_programs(&value, &serde_json::from_str(&written).unwrap()).unwrap();
+    let shipped =
+        Engine::with_programs(Cow::Borrowed(&value), &serde_json::from_str(&written).unwrap()).unwrap();
     assert_eq!(shipped.hash(), compiled.hash());
     let mut verdicts = Vec::new();
     for destination in
@@ -61,11 +63,11 @@ fn what_has_no_program_is_refused_where_it_stands() {
         (with("AQ"), "is damaged"),
         (with("{}"), "is no base64"),
     ] {
-        let errors = Engine::with_programs(&value, &programs).unwrap_err();
+        let errors = Engine::with_programs(Cow::Borrowed(&value), &programs).unwrap_err();
         let Some(PolicyError::Matcher(error)) = errors.iter().next() else { panic!("{errors}") };
         assert_eq!((&*error.rule, error.line, error.column), ("r1", 2, 18), "{errors}");
         assert!(error.message.contains(expected), "{expected}: {errors}");
         assert!(errors.to_string().contains("\n                   ^"), "{errors}");
     }
-    assert!(Engine::with_programs(&value, &programs).is_ok());
+    assert!(Engine::with_programs(Cow::Borrowed(&value), &programs).is_ok());
 }
