@@ -68,7 +68,7 @@ pub struct Exchange {
     /// Its tags and service accounts.
     pub identity: Identity,
     /// Where to, once it is known.
-    pub destination: Option<Destination>,
+    pub destination: Option<Rc<Destination>>,
     /// The SNI around the request.
     pub server_name: Option<String>,
     /// The TLS version around it, if rules ask.
@@ -83,7 +83,8 @@ pub struct Exchange {
     now: OnceCell<OffsetDateTime>,
     /// How the request came to be readable.
     stage: RequestStage,
-    judged_path: Option<String>,
+    /// Its path, once it was read.
+    path: Option<RequestPath>,
     /// What we say in the place of Envoy.
     replacement: Option<Answer>,
     /// What a line was written about: it gets another at its end.
@@ -151,7 +152,7 @@ impl Exchange {
             headers: Headers::default(),
             now: OnceCell::new(),
             stage,
-            judged_path: None,
+            path: None,
             replacement: None,
             logged: Cell::new(None),
         }
@@ -194,15 +195,15 @@ impl Exchange {
     }
 
     /// Decides a request by its path, method and headers; these and the session are known.
-    pub fn judge_request(&mut self, authority: &Authority) -> Action {
-        let Some(destination) = self.destination.clone() else {
+    /// The origin gets `authority`, if that is not how the request names it.
+    pub fn judge_request(&mut self, authority: Option<&str>) -> Action {
+        match RequestPath::of_request(&self.incoming.method, &self.incoming.path) {
+            Ok(path) => self.path = Some(path),
+            Err(error) => return self.refuse(Refusal::request(error.reason(), error.to_string())),
+        }
+        let (Some(destination), Some(path)) = (&self.destination, &self.path) else {
             return self.stop();
         };
-        let path = match RequestPath::of_request(&self.incoming.method, &self.incoming.path) {
-            Ok(path) => path,
-            Err(error) => return self.refuse(Refusal::request(error.reason(), error.to_string())),
-        };
-        self.judged_path = Some(path.path().to_owned());
         let connection = Connection {
             sni: self.server_name.as_deref(),
             tls_version: self.tls_version.as_deref(),
@@ -210,12 +211,12 @@ impl Exchange {
         };
         let session = Session {
             connection: (self.stage == RequestStage::Inspected).then_some(&connection),
-            ..self.session(&destination)
+            ..self.session(destination)
         };
         let request = Request {
             method: &self.incoming.method,
             scheme: self.stage.scheme(),
-            path: &path,
+            path,
             headers: &self.headers,
         };
         let decision = self.filter.engine.request(&session, &request, self.stage);
@@ -225,10 +226,10 @@ impl Exchange {
         match decision.verdict {
             RequestVerdict::Allow(rule) => {
                 self.record(&Outcome::allowed(Subject::Request, "allow", rule, &decision.errors));
-                self.send_on(authority, &path, &destination)
+                self.send_on(authority, path, destination)
             }
             RequestVerdict::Deny(rule) => self.refuse(Refusal {
-                detail: decision.reading.explain(&path).unwrap_or_else(|| policy_detail(rule).to_owned()),
+                detail: decision.reading.explain(path).unwrap_or_else(|| policy_detail(rule).to_owned()),
                 errors: decision.errors,
                 ..Refusal::policy(Subject::Request, rule)
             }),
@@ -271,7 +272,7 @@ impl Exchange {
         let request = RequestFacts {
             id: self.request_id(),
             method: &self.incoming.method,
-            path: self.judged_path.as_deref(),
+            path: self.path.as_ref().map(RequestPath::path),
         };
         let decision = Decision {
             subject: outcome.subject,
@@ -283,7 +284,7 @@ impl Exchange {
             failure: outcome.failure,
             client: Self::client(self),
             identity: Some(&self.identity),
-            destination: self.destination.as_ref(),
+            destination: self.destination.as_deref(),
             server_name: self.server_name.as_deref(),
             decrypted: self.stage == RequestStage::Inspected,
             request: Some(request),
@@ -344,7 +345,7 @@ impl Exchange {
             duration: host::integer_property(&["request", "duration"]).unwrap_or(0),
             reason: reason.as_deref(),
             client: Self::client(self),
-            destination: self.destination.as_ref(),
+            destination: self.destination.as_deref(),
             destination_ip: host::address("upstream").map(|address| address.ip()),
             request_id: self.request_id(),
             session_id: self.session_id(),
@@ -404,14 +405,13 @@ impl Exchange {
     }
 
     /// The origin gets what was judged.
-    fn send_on(&self, authority: &Authority, path: &RequestPath, destination: &Destination) -> Action {
+    fn send_on(&self, authority: Option<&str>, path: &RequestPath, destination: &Destination) -> Action {
         let leg = match self.stage {
             RequestStage::Clear => Leg::Unread,
             RequestStage::Inspected => Leg::Tls,
         };
         let sent = path.sent();
-        let routed = (authority.is_written(&self.incoming.authority)
-            || host::set_request_header(":authority", &authority.to_string()))
+        let routed = authority.is_none_or(|authority| host::set_request_header(":authority", authority))
             && (sent == self.incoming.path || host::set_request_header(":path", sent))
             && host::set_request_header(ROUTE, &self.filter.routing.cluster(destination, leg));
         if routed { Action::Continue } else { self.stop() }
@@ -460,6 +460,11 @@ impl Incoming {
                 host::remove_request_header(&header.name);
             }
         }
+    }
+
+    /// The authority in normal form, if it was written otherwise.
+    pub fn rewritten(&self, authority: &Authority) -> Option<String> {
+        (!authority.is_written(&self.authority)).then(|| authority.to_string())
     }
 
     fn accept(&self) -> Option<String> {

@@ -51,9 +51,9 @@ impl Explicit {
         self.open = Some(tunnel.register(self.context_id));
     }
 
-    fn identify(&mut self, destination: &Destination) {
+    fn identify(&mut self, destination: &Rc<Destination>) {
         let exchange = &mut self.exchange;
-        exchange.destination = Some(destination.clone());
+        exchange.destination = Some(Rc::clone(destination));
         if exchange.filter.engine.document().outgate.sources.is_empty() {
             exchange.read_headers(&destination.host);
         } else if let Some(client) = exchange.client() {
@@ -71,7 +71,7 @@ impl Explicit {
 
     fn connect(&mut self) -> Action {
         let destination = match Destination::parse(&self.exchange.incoming.authority) {
-            Ok(destination) => destination,
+            Ok(destination) => Rc::new(destination),
             Err(error) => {
                 return self.exchange.refuse(Refusal::session(Reason::BadAuthority, error.to_string()));
             }
@@ -168,14 +168,15 @@ impl Explicit {
         }
         match Authority::parse(&self.exchange.incoming.authority) {
             Ok(authority) => {
-                let destination = authority.clone().with_port(80);
+                let rewritten = self.exchange.incoming.rewritten(&authority);
+                let destination = Rc::new(authority.with_port(80));
                 self.identify(&destination);
                 if let Some(refusal) =
                     refused_destination(&self.exchange.filter, Subject::Request, &destination)
                 {
                     return self.exchange.refuse(refusal);
                 }
-                match self.exchange.judge_request(&authority) {
+                match self.exchange.judge_request(rewritten.as_deref()) {
                     Action::Continue if !name_upstream(&destination, Some(80)) => self.exchange.stop(),
                     action => action,
                 }

@@ -31,7 +31,7 @@ thread_local! {
 /// The session around a request.
 struct Around {
     state: SessionState,
-    destination: Destination,
+    destination: Rc<Destination>,
     identity: Identity,
 }
 
@@ -45,7 +45,7 @@ impl Around {
         let destination = state
             .destination()
             .ok_or_else(|| SessionStateError::Malformed(String::from_utf8_lossy(&packed).into_owned()))?;
-        let around = Rc::new(Self { identity: state.identity(), destination, state });
+        let around = Rc::new(Self { identity: state.identity(), destination: Rc::new(destination), state });
         SESSIONS.with_borrow_mut(|sessions| {
             if sessions.len() >= MOST_SESSIONS {
                 sessions.clear();
@@ -108,7 +108,8 @@ impl Inner {
             }
         }
         self.exchange.read_headers(&authority.host);
-        self.exchange.judge_request(&authority)
+        let rewritten = self.exchange.incoming.rewritten(&authority);
+        self.exchange.judge_request(rewritten.as_deref())
     }
 
     /// The session's verdict counts while the policy is the one that gave it; else it is taken again.
@@ -157,7 +158,7 @@ impl HttpContext for Inner {
         self.exchange.set_client(state.client);
         self.exchange.identity = identity.clone();
         self.exchange.certificate.clone_from(&state.certificate);
-        self.exchange.destination = Some(destination.clone());
+        self.exchange.destination = Some(Rc::clone(destination));
         if self.stage == RequestStage::Inspected {
             self.exchange.server_name = Some(destination.host.as_str().to_owned());
             if state.tls == TlsState::Undecided {
