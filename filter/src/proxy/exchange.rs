@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use log::{error, info};
 use proxy_wasm::hostcalls;
-use proxy_wasm::types::{Action, BufferType, MapType};
+use proxy_wasm::types::{Action, MapType};
 use time::OffsetDateTime;
 
 use super::filter::{Filter, identifier};
@@ -85,8 +85,8 @@ pub struct Exchange {
     stage: RequestStage,
     /// Its path, once it was read.
     path: Option<RequestPath>,
-    /// What we say in the place of Envoy.
-    replacement: Option<Answer>,
+    /// What Envoy said of its answer, if ours took its place.
+    code_details: Option<String>,
     /// What a line was written about: it gets another at its end.
     logged: Cell<Option<Subject>>,
 }
@@ -153,7 +153,7 @@ impl Exchange {
             now: OnceCell::new(),
             stage,
             path: None,
-            replacement: None,
+            code_details: None,
             logged: Cell::new(None),
         }
     }
@@ -313,6 +313,10 @@ impl Exchange {
             detail: refusal.detail,
             request_id: self.request_id().to_owned(),
         };
+        self.answer(&denial)
+    }
+
+    fn answer(&self, denial: &Denial) -> Action {
         let Answer { status, content_type, body } = denial.answer(self.accept().as_deref());
         let mut headers = vec![
             ("content-type", content_type),
@@ -335,7 +339,7 @@ impl Exchange {
     /// The last line of a session or a request.
     pub fn on_log(&self) {
         let Some(subject) = self.logged.get() else { return };
-        let reason = host::text_property(&["response", "code_details"]);
+        let reason = self.code_details.clone().or_else(|| host::text_property(&["response", "code_details"]));
         let end = End {
             subject,
             at: host::now(),
@@ -361,11 +365,15 @@ impl Exchange {
     }
 
     /// Envoy's own answer to a request that we let through gets our words.
-    pub fn on_response_headers(&mut self, count: usize) {
+    pub fn on_response_headers(&mut self, count: usize) -> Action {
         if count > MOST_HEADERS_OF_ENVOY {
-            return;
+            return Action::Continue;
         }
-        let Some((reason, detail)) = upstream_failure() else { return };
+        let Some(UpstreamFailure { reason, detail, code_details }) = upstream_failure() else {
+            return Action::Continue;
+        };
+        // Our answer has others.
+        self.code_details = Some(code_details);
         self.now = OnceCell::new();
         // Certificates of origins fail for the reasons for which those of clients do.
         let failure = detail.as_deref().filter(|_| reason == Reason::UpstreamTls).and_then(|detail| {
@@ -376,32 +384,8 @@ impl Exchange {
             failure,
             ..Outcome::denied(Subject::Request, reason)
         });
-        let denial = Denial {
-            reason,
-            rule: None,
-            detail: reason.title().to_owned(),
-            request_id: self.request_id().to_owned(),
-        };
-        let answer = denial.answer(self.accept().as_deref());
-        for (name, value) in [
-            (":status", answer.status.to_string().as_str()),
-            ("content-type", answer.content_type),
-            ("content-length", &answer.body.len().to_string()),
-            ("x-outgate-reason", reason.as_str()),
-        ] {
-            let _set = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
-        }
-        self.replacement = Some(answer);
-    }
-
-    /// The body that goes with [`Self::on_response_headers`].
-    pub fn on_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        let Some(answer) = &self.replacement else { return Action::Continue };
-        if !end_of_stream {
-            return Action::Pause;
-        }
-        let _set = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, answer.body.as_bytes());
-        Action::Continue
+        let detail = reason.title().to_owned();
+        self.answer(&Denial { reason, rule: None, detail, request_id: self.request_id().to_owned() })
     }
 
     /// The origin gets what was judged.
@@ -507,29 +491,37 @@ fn policy_detail(rule: Option<RuleId>) -> &'static str {
     }
 }
 
+/// An answer of Envoy's own.
+struct UpstreamFailure {
+    reason: Reason,
+    detail: Option<String>,
+    /// In Envoy's words.
+    code_details: String,
+}
+
 /// Why a request that we let through never reached the origin, if this answer is Envoy's own.
-fn upstream_failure() -> Option<(Reason, Option<String>)> {
+fn upstream_failure() -> Option<UpstreamFailure> {
     let status = hostcalls::get_map_value(MapType::HttpResponseHeaders, ":status").ok().flatten()?;
     if !matches!(status.as_str(), "403" | "502" | "503" | "504") {
         return None;
     }
-    let details = host::text_property(&["response", "code_details"])?;
-    if details == SECOND_BELT {
-        return Some((Reason::DestinationRefused, Some("the name leads to such an address".to_owned())));
+    let code_details = host::text_property(&["response", "code_details"])?;
+    if code_details == SECOND_BELT {
+        let detail = Some("the name leads to such an address".to_owned());
+        return Some(UpstreamFailure { reason: Reason::DestinationRefused, detail, code_details });
     }
     // Answers of origins, and our own.
     if status == "403"
-        || details == "via_upstream"
+        || code_details == "via_upstream"
         || hostcalls::get_map_value(MapType::HttpResponseHeaders, "x-outgate-reason").ok().flatten().is_some()
     {
         return None;
     }
-    match host::text_property(&["upstream", "transport_failure_reason"]) {
-        Some(failure) if failure.contains("TLS_error") => Some((Reason::UpstreamTls, Some(failure))),
+    let (reason, detail) = match host::text_property(&["upstream", "transport_failure_reason"]) {
+        Some(failure) if failure.contains("TLS_error") => (Reason::UpstreamTls, Some(failure)),
         // Our resolver alone refuses: a refusal of the resolver that it asks reaches us as a failure.
-        _ if details.contains("DNS_server_refused_query") => {
-            Some((Reason::DestinationRefused, Some(details)))
-        }
-        failure => Some((Reason::UpstreamUnreachable, failure.or(Some(details)))),
-    }
+        _ if code_details.contains("DNS_server_refused_query") => (Reason::DestinationRefused, None),
+        failure => (Reason::UpstreamUnreachable, failure),
+    };
+    Some(UpstreamFailure { reason, detail: detail.or_else(|| Some(code_details.clone())), code_details })
 }

@@ -214,12 +214,7 @@ impl HttpContext for Explicit {
     }
 
     fn on_http_response_headers(&mut self, count: usize, _end_of_stream: bool) -> Action {
-        self.exchange.on_response_headers(count);
-        Action::Continue
-    }
-
-    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        self.exchange.on_response_body(size, end_of_stream)
+        self.exchange.on_response_headers(count)
     }
 
     fn on_log(&mut self) {
