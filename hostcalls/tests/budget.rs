@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use outgate_hostcalls::{Action, Calls, Host, Map, Outgate};
 use serde_json::{Value, json};
 
-/// Envoy's V8 takes about a second of CPU for each megabyte of module, for each of its VMs at the start.
+/// Envoy's V8 takes more than a second of CPU for each megabyte of module at the start.
 const LARGEST_MODULE: u64 = 1_000_000;
 
 /// The plugin configuration of all roots but `explicit`.
