@@ -42,6 +42,8 @@ mod handshake_ways;
 mod hostile;
 #[path = "end_to_end/identity.rs"]
 mod identity;
+#[path = "end_to_end/international.rs"]
+mod international;
 #[path = "end_to_end/judges.rs"]
 mod judges;
 #[path = "end_to_end/leases.rs"]

@@ -9,9 +9,9 @@ use crate::error::{PolicyError, PolicyErrors};
 #[cfg(feature = "international")]
 use crate::url_list::UrlEntry;
 
-/// Reads a policy's text without looking at what it says, but for domains of URL lists that are not ASCII: with the
-/// feature `international` they are in A-labels afterwards. JSON begins with `{`; everything else is YAML, and so is
-/// `{` without a quoted key behind it.
+/// Reads a policy's text without looking at what it says, but for domains that are not ASCII, of URL lists and of
+/// sources: with the feature `international` they are in A-labels afterwards. JSON begins with `{`; everything else is
+/// YAML, and so is `{` without a quoted key behind it.
 pub fn parse_text(text: &str) -> Result<Value, PolicyErrors> {
     let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
     let json_object = inside.is_some_and(|inside| inside.is_empty() || inside.starts_with(['"', '}']));
@@ -21,13 +21,15 @@ pub fn parse_text(text: &str) -> Result<Value, PolicyErrors> {
     parsed.map_err(|error| PolicyErrors::new(vec![error]))
 }
 
-/// Writes the domains of URL lists in A-labels, for readers who know no others.
+/// Writes the domains of a policy in A-labels, for readers who know no others.
 #[cfg(feature = "international")]
 fn in_a_labels(mut policy: Value) -> Value {
-    let lists = policy.get_mut("urlLists").and_then(Value::as_array_mut).into_iter().flatten();
-    for entry in lists.filter_map(|list| list.get_mut("values")?.as_array_mut()).flatten() {
-        if let Some(written) = entry.as_str().and_then(UrlEntry::in_a_labels) {
-            *entry = Value::String(written);
+    for (items, domains) in [("/urlLists", "values"), ("/outgate/sources", "dnsNames")] {
+        let items = policy.pointer_mut(items).and_then(Value::as_array_mut).into_iter().flatten();
+        for domain in items.filter_map(|item| item.get_mut(domains)?.as_array_mut()).flatten() {
+            if let Some(written) = domain.as_str().and_then(UrlEntry::in_a_labels) {
+                *domain = Value::String(written);
+            }
         }
     }
     policy
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_of_url_lists_are_written_in_a_labels() {
+    fn domains_are_written_in_a_labels() {
         let policy = parse_text(
             "
 description: bücher.example
@@ -219,6 +221,9 @@ urlLists:
   values: [bücher.example, '*.BÜCHER.example/a/*', '*例え。テスト', A.example/é, 'b ü', 1]
 - {name: b, values: none}
 - none
+outgate:
+  sources:
+  - {dnsNames: ['*.bücher.example', a.example], tags: [bücher.example]}
 ",
         );
         let expected = serde_json::json!({
@@ -238,6 +243,11 @@ urlLists:
                 {"name": "b", "values": "none"},
                 "none",
             ],
+            "outgate": {
+                "sources": [
+                    {"dnsNames": ["*.xn--bcher-kva.example", "a.example"], "tags": ["bücher.example"]},
+                ],
+            },
         });
         assert_eq!(policy.unwrap(), expected);
     }

@@ -1,5 +1,5 @@
-//! Regular expressions in the module that ships: it has no compiler for them, and searches with the programs that it is
-//! given.
+//! What the module that ships leaves to `outgate render`: it has no compiler of regular expressions and searches with the
+//! programs that it is given, and it has no tables of Unicode for hosts.
 
 #![allow(
     clippy::indexing_slicing,
@@ -82,5 +82,20 @@ fn a_pattern_without_a_whole_program_is_refused_with_the_remedy() {
         for expected in [expected, "`by-path`", "applicationMatcher", "column 22"] {
             assert!(said.contains(expected), "{expected}: {said}");
         }
+    }
+}
+
+/// It has no tables of Unicode either.
+#[test]
+fn a_host_that_is_not_ascii_is_refused_with_the_remedy() {
+    let lists = json!([{"name": "listed", "values": ["bücher.example"]}]);
+    let plugin = json!({"policy": {"name": "egress", "rules": [], "urlLists": lists}}).to_string();
+    let mut host = start();
+    assert_eq!(host.root("explicit", plugin.as_bytes()).unwrap(), None);
+    let said = host.state().log.join("\n");
+    for expected in
+        ["urlLists[0].values[0]", "`bücher.example` is not ASCII; write its labels as DNS has them"]
+    {
+        assert!(said.contains(expected), "{expected}: {said}");
     }
 }
