@@ -345,13 +345,15 @@ impl Leases {
         book.replace(keys, Replacement::Rotation, wanted)
     }
 
-    /// Takes back the leases of a CA; those that are pinned are replaced. Returns how many ended.
-    pub fn withdraw_issued_by(&self, ca: &CaId) -> usize {
+    /// Takes back the leases of a CA; those that are pinned are replaced. Returns how many ended,
+    /// which `count` is told before any stream can tell.
+    pub fn withdraw_issued_by(&self, ca: &CaId, count: impl FnOnce(usize)) -> usize {
         let mut book = self.lock();
         let keys = book.keys(|terms| terms.ca == *ca);
         let (pinned, others): (Vec<Key>, Vec<Key>) =
             keys.into_iter().partition(|key| book.leases.get(key).is_some_and(|lease| lease.terms.pinned));
         book.replace(pinned, Replacement::Rotation, |_| true);
+        count(others.len());
         for key in &others {
             book.withdraw(key);
         }
@@ -748,7 +750,9 @@ mod tests {
             let _ = leases.take(stream, name, terms(name, None));
         }
         let _ = leases.take(stream, "new.example", signed_by("new", "new.example"));
-        assert_eq!(leases.withdraw_issued_by(&CaId::new("old")), 1);
+        let mut counted = 0;
+        assert_eq!(leases.withdraw_issued_by(&CaId::new("old"), |count| counted = count), 1);
+        assert_eq!(counted, 1);
         let pinned = Push::Replace(terms("pinned.example", None), Replacement::Rotation);
         let pushed: BTreeMap<Arc<str>, Push> = leases.pending(stream, 10).into_iter().collect();
         assert_eq!(pushed, [("a.example".into(), Push::Withdraw), ("pinned.example".into(), pinned)].into());

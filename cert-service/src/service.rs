@@ -292,8 +292,9 @@ impl Service {
     /// A CA is not to be used any more: its leaves are taken back at once; returns how many.
     pub fn remove_ca(&self, ca: &CaId) -> usize {
         self.proofs.forget(ca);
-        let leases = self.leases.withdraw_issued_by(ca);
-        self.count_withdrawn(Withdrawal::CaRemoved, None, leases);
+        let reason = Withdrawal::CaRemoved;
+        let leases = self.leases.withdraw_issued_by(ca, |leases| self.metrics.withdrawn(reason, leases));
+        self.log_withdrawn(reason, None, leases);
         leases
     }
 
@@ -385,6 +386,10 @@ impl Service {
     /// Counts leases taken back, and writes a line.
     pub fn count_withdrawn(&self, reason: Withdrawal, host: Option<&HostName>, leases: usize) {
         self.metrics.withdrawn(reason, leases);
+        self.log_withdrawn(reason, host, leases);
+    }
+
+    fn log_withdrawn(&self, reason: Withdrawal, host: Option<&HostName>, leases: usize) {
         self.audit.log(&Event::Withdrawn {
             reason: reason.as_str(),
             host: host.map(HostName::as_str),
