@@ -153,16 +153,16 @@ fn a_key_that_is_encrypted_is_opened_with_its_passphrase() {
         ("scrypt", "-topk8 -scrypt -scrypt_N 1024", false),
         ("of old", "-topk8 -v1 PBE-SHA1-3DES", true),
     ] {
-        let command = format!("pkcs8 {how} -in a.key -out locked.key -passout pass:correct");
+        let command = format!("pkcs8 {how} -in a.key -out locked.key -passout pass:hunter2");
         let Some(said) = openssl(&command.split(' ').collect::<Vec<_>>(), &here) else { return };
         said.unwrap();
         let locked = std::fs::read(directory.path("locked.key")).unwrap();
         directory.write("locked.key", locked, 0o600);
         for (passphrase, mode, message) in [
-            (Some("correct\n"), 0o600, None),
-            (Some("correct\r\nanything"), 0o400, None),
+            (Some("hunter2\n"), 0o600, None),
+            (Some("hunter2\r\nanything"), 0o400, None),
             (Some("wrong\n"), 0o600, Some("is the first line of the passphrase file the right one?")),
-            (Some("correct\n"), 0o644, Some("passphrase` (mode 0644): run `chmod 600 ")),
+            (Some("hunter2\n"), 0o644, Some("passphrase` (mode 0644): run `chmod 600 ")),
             (None, 0o600, Some("its key is encrypted: name the file of its passphrase")),
         ] {
             let _ = std::fs::remove_file(directory.path("passphrase"));
@@ -180,7 +180,7 @@ fn a_key_that_is_encrypted_is_opened_with_its_passphrase() {
                 (None, None) => {}
                 (Some(error), Some(message)) => {
                     assert!(error.contains(message), "{case}: {error}");
-                    assert!(!error.contains("correct"), "{case}: {error}");
+                    assert!(!error.contains("hunter2"), "{case}: {error}");
                 }
                 (loaded, _) => panic!("{case}, {passphrase:?}: {loaded:?}"),
             }
