@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::audit::Event;
-use crate::pools::{PoolsError, Sight, Source};
+use crate::pools::{Pools, PoolsError, Sight, Source};
 use crate::service::{PoolsChange, Service};
 
 /// How often the files are looked at: a change is in force, and clients see it, within a second.
@@ -40,9 +40,10 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Counts what is found from now on as new.
-    pub fn new(source: Source) -> Reloader {
-        Reloader { seen: Mutex::new(source.look()), source }
+    /// Loads the pools for the first time.
+    pub fn load(source: Source, now: OffsetDateTime) -> Result<(Reloader, Pools), PoolsError> {
+        let (seen, pools) = look_and_load(&source, now);
+        Ok((Reloader { source, seen: Mutex::new(seen) }, pools?))
     }
 
     /// Where the pools are from.
@@ -51,14 +52,22 @@ impl Reloader {
     }
 }
 
+/// Files that change while we read them are seen at the next look; a CA that the reading itself made is no change.
+fn look_and_load(source: &Source, now: OffsetDateTime) -> (Vec<Sight>, Result<Pools, PoolsError>) {
+    let before = source.look();
+    let pools = source.load(now);
+    let created = pools.as_ref().is_ok_and(|pools| pools.authorities().values().any(|ca| ca.created()));
+    (if created { source.look() } else { before }, pools)
+}
+
 impl Service {
     /// Reads the pools again. They are probed before they are in force; if one is not right, those before go on.
     pub fn reload(&self, cause: Cause) -> Result<PoolsChange, PoolsError> {
         let reloader = self.reloader();
-        // One at a time. What changes while we read is seen at the next look.
+        // One at a time.
         let mut seen = reloader.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = reloader.source.look();
-        let loaded = reloader.source.load(OffsetDateTime::now_utc());
+        let (found, loaded) = look_and_load(&reloader.source, OffsetDateTime::now_utc());
+        *seen = found;
         let ready = loaded.and_then(|pools| {
             reloader.source.publish(&pools)?;
             Ok(pools)

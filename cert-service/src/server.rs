@@ -111,8 +111,7 @@ impl Server {
         SocketFile::check(&options.socket).await?;
         let now = OffsetDateTime::now_utc();
         let source = options.source();
-        let reloader = Reloader::new(source.clone());
-        let pools = source.load(now)?;
+        let (reloader, pools) = Reloader::load(source.clone(), now)?;
         source.publish(&pools).map_err(PoolsError::from)?;
         let socket = SocketFile::bind(&options.socket)?;
         let audit = Audit::new(out).map_err(StartError::Log)?;
