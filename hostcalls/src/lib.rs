@@ -230,7 +230,6 @@ impl Host {
     /// The module trapped.
     pub fn end(&mut self, context: u32) -> Result<()> {
         self.state().context = context;
-        let _done: u32 = self.call("proxy_on_done", context)?;
         self.call::<_, ()>("proxy_on_log", context)?;
         self.call::<_, ()>("proxy_on_delete", context)
     }

@@ -80,12 +80,14 @@ impl Context for HandshakeLogger {
             configured.answered(token);
         }
     }
+}
 
-    fn on_done(&mut self) -> bool {
+// Envoy deletes the context where it ends. It would ask before (`proxy_on_done`), but not only this one: every request too.
+impl Drop for HandshakeLogger {
+    fn drop(&mut self) {
         if let Some(configured) = &mut self.configured {
             configured.end();
         }
-        true
     }
 }
 
