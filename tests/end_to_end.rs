@@ -38,6 +38,8 @@ mod handshake_setting;
 mod handshake_untrusted;
 #[path = "end_to_end/handshake_ways.rs"]
 mod handshake_ways;
+#[path = "end_to_end/hostcalls.rs"]
+mod hostcalls;
 #[path = "end_to_end/hostile.rs"]
 mod hostile;
 #[path = "end_to_end/identity.rs"]

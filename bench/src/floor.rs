@@ -26,6 +26,7 @@ fn strip(value: &mut Value, identity: &Identity) {
             values.iter_mut().for_each(|value| strip(value, identity));
         }
         Value::Object(members) => {
+            members.remove("early_header_mutation_extensions");
             if members.remove("custom_tls_certificate_selector").is_some() {
                 members.insert(
                     "tls_certificates".to_owned(),

@@ -50,7 +50,8 @@ pub async fn start(identity: Option<&Identity>, after: After) -> u16 {
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, after: After) {
     let connection = if after == After::Close { "close" } else { "keep-alive" };
     let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: {connection}\r\ncontent-length: 1024\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 12:00:00 GMT\r\nserver: origin\r\ncontent-type: text/plain\r\n\
+         cache-control: no-cache\r\nconnection: {connection}\r\ncontent-length: 1024\r\n\r\n{}",
         "x".repeat(1024)
     );
     let mut request = Vec::new();

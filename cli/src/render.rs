@@ -32,8 +32,9 @@ const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// Headers that the origin must not see: our routing, and what Envoy adds after the filter.
-const HEADERS_TO_REMOVE: [&str; 7] = [
+const HEADERS_TO_REMOVE: [&str; 8] = [
     "x-outgate-route",
+    "x-outgate-session",
     "x-outgate-host",
     "x-outgate-port",
     "x-forwarded-proto",

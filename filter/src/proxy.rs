@@ -26,6 +26,7 @@ mod inner;
 mod metrics;
 mod open_tunnels;
 mod root;
+mod sessions;
 mod unresolved;
 
 proxy_wasm::main! {{

@@ -82,6 +82,13 @@ pub enum SessionStateError {
     Malformed(String),
 }
 
+impl SessionStateError {
+    /// For this value.
+    pub fn malformed(packed: &[u8]) -> Self {
+        Self::Malformed(String::from_utf8_lossy(packed).into_owned())
+    }
+}
+
 impl SessionState {
     /// The packed form, fit for a header.
     pub fn pack(&self) -> String {
@@ -90,10 +97,9 @@ impl SessionState {
     }
 
     /// Reads the packed form.
-    pub fn unpack(packed: Option<&[u8]>) -> Result<Self, SessionStateError> {
-        let packed = packed.ok_or(SessionStateError::Missing)?;
+    pub fn unpack(packed: &[u8]) -> Result<Self, SessionStateError> {
         let unpacked = BASE64.decode(packed).ok().and_then(|packed| postcard::from_bytes(&packed).ok());
-        unpacked.ok_or_else(|| SessionStateError::Malformed(String::from_utf8_lossy(packed).into_owned()))
+        unpacked.ok_or_else(|| SessionStateError::malformed(packed))
     }
 
     /// The destination, parsed again.
@@ -144,14 +150,15 @@ mod tests {
             TlsState::Undecided,
         ] {
             let state = state(tls);
-            assert_eq!(SessionState::unpack(Some(state.pack().as_bytes())).unwrap(), state);
+            assert_eq!(SessionState::unpack(state.pack().as_bytes()).unwrap(), state);
         }
     }
 
     #[test]
-    fn absence_and_rubbish_are_told_apart() {
-        assert!(matches!(SessionState::unpack(None), Err(SessionStateError::Missing)));
-        assert!(matches!(SessionState::unpack(Some(b"AAAA")), Err(SessionStateError::Malformed(_))));
+    fn rubbish_is_refused() {
+        for rubbish in [&b""[..], b"AAAA", b"\xff", b"no base64"] {
+            assert!(matches!(SessionState::unpack(rubbish), Err(SessionStateError::Malformed(_))));
+        }
     }
 
     #[test]

@@ -28,15 +28,23 @@ fn is_dropped(name: &str) -> bool {
         || matches!(name, "proxy-authorization" | "proxy-connection")
 }
 
+/// Those of them that Envoy itself adds before the filter, for nobody; its route takes them off.
+fn is_envoys(name: &str) -> bool {
+    matches!(name, "x-envoy-external-address" | "x-envoy-internal")
+}
+
 /// How Envoy says that its RBAC refused the address: the second belt, `outgate render` writes it.
 pub const SECOND_BELT: &str = "rbac_access_denied_matched_policy[destination_refused]";
 
-/// Envoy's own answers have a status, a length, a type and few headers more; most answers of origins have others
-/// besides, and need not be looked at.
-const MOST_HEADERS_OF_ENVOY: usize = 6;
+/// Envoy's own answers have a status, a length and a type when they come by. Tunnels are opened with a status alone, and
+/// nearly all answers of origins have more: these need not be looked at.
+const HEADERS_OF_ENVOY: usize = 3;
 
 /// The header that picks Envoy's cluster.
 pub const ROUTE: &str = "x-outgate-route";
+
+/// The header that has the packed session.
+pub const SESSION: &str = "x-outgate-session";
 
 /// A request as it came.
 #[derive(Debug, Default)]
@@ -51,6 +59,17 @@ pub struct Incoming {
     pub path: String,
     /// The rest.
     fields: Vec<(String, Vec<u8>)>,
+    /// What the connection says of its session.
+    pub claims: Claims,
+}
+
+/// What the connection around a request says in headers before the filter: hints that save questions, no proofs.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// [`SESSION`]
+    pub session: Option<Vec<u8>>,
+    /// [`ROUTE`]
+    route: Option<Vec<u8>>,
 }
 
 /// One exchange.
@@ -366,7 +385,7 @@ impl Exchange {
 
     /// Envoy's own answer to a request that we let through gets our words.
     pub fn on_response_headers(&mut self, count: usize) -> Action {
-        if count > MOST_HEADERS_OF_ENVOY {
+        if count != HEADERS_OF_ENVOY {
             return Action::Continue;
         }
         let Some(UpstreamFailure { reason, detail, code_details }) = upstream_failure() else {
@@ -395,9 +414,11 @@ impl Exchange {
             RequestStage::Inspected => Leg::Tls,
         };
         let sent = path.sent();
+        let cluster = self.filter.routing.cluster(destination, leg);
         let routed = authority.is_none_or(|authority| host::set_request_header(":authority", authority))
             && (sent == self.incoming.path || host::set_request_header(":path", sent))
-            && host::set_request_header(ROUTE, &self.filter.routing.cluster(destination, leg));
+            && (self.incoming.claims.route.as_deref() == Some(cluster.as_bytes())
+                || host::set_request_header(ROUTE, &cluster));
         if routed { Action::Continue } else { self.stop() }
     }
 }
@@ -415,6 +436,15 @@ impl Circumstances for Exchange {
 impl Incoming {
     /// Reads the request and drops what must not go on.
     pub fn read() -> Self {
+        Self::read_all(false)
+    }
+
+    /// Reads a request inside a tunnel, with what its connection says.
+    pub fn read_inside() -> Self {
+        Self::read_all(true)
+    }
+
+    fn read_all(inside: bool) -> Self {
         let mut incoming = Self::default();
         let mut dropped = Vec::new();
         let headers = host::request_headers();
@@ -425,12 +455,21 @@ impl Incoming {
                 ":scheme" => incoming.scheme = Some(text(value)),
                 ":authority" => incoming.authority = text(value),
                 ":path" => incoming.path = text(value),
+                SESSION if inside && incoming.claims.session.is_none() => {
+                    incoming.claims.session = Some(value);
+                }
+                ROUTE if inside && incoming.claims.route.is_none() => incoming.claims.route = Some(value),
+                name if is_envoys(name) => {}
                 name if is_dropped(name) => dropped.push(name.to_owned()),
                 _ => incoming.fields.push((name, value)),
             }
         }
         for name in dropped {
             host::remove_request_header(&name);
+            if name == ROUTE {
+                // There were two of them.
+                incoming.claims.route = None;
+            }
         }
         incoming
     }

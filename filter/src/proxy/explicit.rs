@@ -6,10 +6,11 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::exchange::{Exchange, Incoming, Outcome, ROUTE, Refusal};
+use super::exchange::{Exchange, Incoming, Outcome, ROUTE, Refusal, SESSION};
 use super::filter::Filter;
 use super::grants::{self, Asked, Call};
 use super::open_tunnels::{End, Registration, Tunnel};
+use super::sessions::{self, OpenSession};
 use super::{client, host};
 use crate::decision::Subject;
 use crate::routing::Leg;
@@ -28,13 +29,15 @@ pub struct Explicit {
     context_id: u32,
     /// While a tunnel is open.
     open: Option<Registration>,
+    /// While requests inside it may look for their session.
+    session: Option<sessions::Registration>,
 }
 
 impl Explicit {
     /// A request that is about to come.
     pub fn new(filter: Rc<Filter>, context_id: u32) -> Self {
         let exchange = Exchange::new(filter, RequestStage::Clear);
-        Self { exchange, waiting: None, renewal: None, context_id, open: None }
+        Self { exchange, waiting: None, renewal: None, context_id, open: None, session: None }
     }
 
     /// A tunnel that is about to open is judged again when the policy changes.
@@ -105,7 +108,7 @@ impl Explicit {
     /// Opens a tunnel whose bytes will be looked at.
     fn open(
         &mut self,
-        destination: &Destination,
+        destination: &Rc<Destination>,
         opened_by: RuleId,
         tls: Option<TlsVerdict>,
         errors: &[RuleId],
@@ -126,15 +129,21 @@ impl Explicit {
             tls: TlsState::new(tls, |rule| filter.rule_name(rule)),
             errors: errors.iter().map(|rule| filter.rule_name(*rule).to_owned()).collect(),
         };
+        let packed = state.pack();
+        let cluster = filter.routing.cluster(destination, Leg::Unread);
         let routed = set_headers(&[
             (":authority", &state.destination),
             (ROUTE, "tunnels"),
-            ("x-outgate-session", &state.pack()),
-            ("x-outgate-tunnel", &state.tls.chain(&filter.routing.cluster(destination, Leg::Unread))),
+            (SESSION, &packed),
+            ("x-outgate-tunnel", &state.tls.chain(&cluster)),
+            ("x-outgate-cluster", &cluster),
         ]) && name_upstream(destination, None);
         if !routed {
             return exchange.stop();
         }
+        let identity = exchange.identity.clone();
+        let session = OpenSession { state, destination: Rc::clone(destination), identity };
+        self.session = Some(session.register(packed));
         self.register(destination);
         match tls {
             Some(TlsVerdict::Inspect(rule)) => self.ask_for_grant(destination, rule),

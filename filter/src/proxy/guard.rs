@@ -13,11 +13,12 @@ use super::filter::Filter;
 use super::grants::{self, Asked, Call};
 use super::host;
 use super::open_tunnels::{End, Registration, Tunnel};
+use super::sessions::OpenSession;
 use super::unresolved;
 use crate::decision::{Decision, RequestFacts, Subject};
 use crate::handshake::told::INSPECTED;
 use crate::routing::Leg;
-use crate::session_state::{SessionState, TlsState};
+use crate::session_state::TlsState;
 use outgate_handshake::line::Inspected;
 use outgate_policy::agree::{self, ServerName};
 use outgate_policy::{Connection, Destination, HostName, Known, Reason, Session};
@@ -63,8 +64,7 @@ struct Waiting {
     call: Call,
     chain: String,
     rule: String,
-    state: SessionState,
-    destination: Destination,
+    session: Rc<OpenSession>,
 }
 
 /// A session's verdict once its bytes are known.
@@ -81,13 +81,8 @@ impl Guard {
         Self { filter, found, gate: Gate::Open, inspected: None, context_id, root, open: None }
     }
 
-    fn decide(
-        &self,
-        tls: &TlsState,
-        state: &SessionState,
-        destination: &Destination,
-        server_name: Option<&str>,
-    ) -> Outcome {
+    fn decide(&self, tls: &TlsState, session: &OpenSession, server_name: Option<&str>) -> Outcome {
+        let OpenSession { state, destination, .. } = session;
         if self.found == Found::Neither {
             return Outcome {
                 verdict: "fail",
@@ -105,20 +100,18 @@ impl Guard {
                 rule: rule.clone(),
                 detail: None,
             },
-            TlsState::Undecided => {
-                self.decide(&self.sniff(state, destination, server_name), state, destination, server_name)
-            }
+            TlsState::Undecided => self.decide(&self.sniff(session, server_name), session, server_name),
         }
     }
 
     /// What rules that ask for the ClientHello decide.
-    fn sniff(&self, state: &SessionState, destination: &Destination, server_name: Option<&str>) -> TlsState {
-        let identity = state.identity();
+    fn sniff(&self, session: &OpenSession, server_name: Option<&str>) -> TlsState {
+        let OpenSession { state, destination, identity } = session;
         let ja4 = host::text_property(&["filter_state", "outgate.ja4"]);
         let connection = Connection { sni: server_name, tls_version: None, ja4: ja4.as_deref() };
         let decision = self.filter.engine.sniffed(&Session {
             circumstances: &Known { client: state.client, now: host::now() },
-            identity: &identity,
+            identity,
             destination,
             certificate: state.certificate.as_ref(),
             connection: Some(&connection),
@@ -126,14 +119,8 @@ impl Guard {
         TlsState::new(Some(decision.verdict), |rule| self.filter.rule_name(rule))
     }
 
-    fn record(
-        &self,
-        state: &SessionState,
-        destination: &Destination,
-        server_name: Option<&str>,
-        outcome: &Outcome,
-    ) {
-        let identity = state.identity();
+    fn record(&self, session: &OpenSession, server_name: Option<&str>, outcome: &Outcome) {
+        let OpenSession { state, destination, identity } = session;
         self.filter.record(&Decision {
             subject: Subject::Session,
             at: host::now(),
@@ -143,7 +130,7 @@ impl Guard {
             detail: outcome.detail.as_deref(),
             failure: None,
             client: Some(state.client),
-            identity: Some(&identity),
+            identity: Some(identity),
             destination: Some(destination),
             server_name,
             decrypted: outcome.verdict == "inspect",
@@ -157,25 +144,20 @@ impl Guard {
     }
 
     /// Chooses the chain of a session that the ClientHello decides; the connection comes back with it.
-    fn choose_chain(
-        &mut self,
-        state: SessionState,
-        destination: Destination,
-        server_name: Option<&str>,
-    ) -> Action {
-        let tls = self.sniff(&state, &destination, server_name);
-        let chain = tls.chain(&self.filter.routing.cluster(&destination, Leg::Unread));
+    fn choose_chain(&mut self, session: Rc<OpenSession>, server_name: Option<&str>) -> Action {
+        let tls = self.sniff(&session, server_name);
+        let chain = tls.chain(&self.filter.routing.cluster(&session.destination, Leg::Unread));
         let TlsState::Inspect(rule) = tls else {
             return self.send_back(&chain);
         };
-        match grants::ask(&self.filter, destination.host.as_str()) {
+        match grants::ask(&self.filter, session.destination.host.as_str()) {
             // The connection is too young for a renewal in the background: the next session has it.
             Asked::Granted { .. } => self.send_back(&chain),
             Asked::Waiting(call) => {
-                self.gate = Gate::Waiting(Box::new(Waiting { call, chain, rule, state, destination }));
+                self.gate = Gate::Waiting(Box::new(Waiting { call, chain, rule, session }));
                 Action::Pause
             }
-            Asked::Failed => self.no_grant(rule, &state, &destination),
+            Asked::Failed => self.no_grant(rule, &session),
         }
     }
 
@@ -183,14 +165,14 @@ impl Guard {
         if host::set_property("outgate.sniffed", chain.as_bytes()) { Action::Continue } else { self.close() }
     }
 
-    fn no_grant(&mut self, rule: String, state: &SessionState, destination: &Destination) -> Action {
+    fn no_grant(&mut self, rule: String, session: &OpenSession) -> Action {
         let outcome = Outcome {
             verdict: "fail",
             reason: Reason::NoGrant,
             rule: Some(rule),
             detail: Some("no certificate could be granted for this host; look at cert-service".to_owned()),
         };
-        self.record(state, destination, None, &outcome);
+        self.record(session, None, &outcome);
         self.close()
     }
 
@@ -217,11 +199,11 @@ impl Guard {
 impl Context for Guard {
     fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
         let Gate::Waiting(waiting) = std::mem::replace(&mut self.gate, Gate::Open) else { return };
-        let Waiting { call, chain, rule, state, destination } = &*waiting;
+        let Waiting { call, chain, rule, session } = &*waiting;
         if !call.is(token) {
             self.gate = Gate::Waiting(waiting);
         } else if !call.finish(&self.filter, body_size) {
-            self.no_grant(rule.clone(), state, destination);
+            self.no_grant(rule.clone(), session);
         } else if self.send_back(chain) == Action::Continue {
             let _resumed = hostcalls::resume_downstream();
         }
@@ -230,46 +212,42 @@ impl Context for Guard {
 
 impl StreamContext for Guard {
     fn on_new_connection(&mut self) -> Action {
-        let packed = host::property(&["filter_state", "outgate.session"]);
-        let state = match SessionState::unpack(packed.as_deref()) {
-            Ok(state) => state,
+        let session = match OpenSession::of_connection() {
+            Ok(session) => session,
             Err(error) => {
                 error!("{error}");
                 return self.close();
             }
         };
-        let Some(destination) = state.destination() else {
-            error!("session {} names no destination", state.id);
-            return self.close();
-        };
         let server_name = host::text_property(&["connection", "requested_server_name"]);
         // A connection that has come back is not sent round again, whatever its chain.
         let sniffed = || host::property(&["filter_state", "outgate.sniffed"]).is_some();
-        if self.found == Found::Tls && state.tls == TlsState::Undecided && !sniffed() {
-            return self.choose_chain(state, destination, server_name.as_deref());
+        if self.found == Found::Tls && session.state.tls == TlsState::Undecided && !sniffed() {
+            return self.choose_chain(session, server_name.as_deref());
         }
-        let outcome = self.decide(&state.tls, &state, &destination, server_name.as_deref());
-        self.record(&state, &destination, server_name.as_deref(), &outcome);
+        let OpenSession { state, destination, identity } = &*session;
+        let outcome = self.decide(&state.tls, &session, server_name.as_deref());
+        self.record(&session, server_name.as_deref(), &outcome);
         match outcome.verdict {
             "deny" | "fail" => self.close(),
             "inspect" => {
                 let inspected = Inspected {
                     client: state.client,
-                    destination: destination.clone(),
+                    destination: Destination::clone(destination),
                     rule: outcome.rule.unwrap_or_default(),
-                    session_id: state.id,
+                    session_id: state.id.clone(),
                 };
-                self.inspected = Some(destination.host);
+                self.inspected = Some(destination.host.clone());
                 // What the logger says if the handshake fails.
                 if host::set_property(INSPECTED, &inspected.pack()) { Action::Continue } else { self.close() }
             }
             _ => {
                 let tunnel = Tunnel {
                     client: state.client,
-                    identity: state.identity(),
-                    certificate: state.certificate,
-                    destination,
-                    session_id: state.id,
+                    identity: identity.clone(),
+                    certificate: state.certificate.clone(),
+                    destination: Destination::clone(destination),
+                    session_id: state.id.clone(),
                     end: End::Tls(server_name),
                 };
                 self.open = Some(tunnel.register(self.context_id));

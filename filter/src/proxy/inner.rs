@@ -1,60 +1,23 @@
 //! Requests inside a tunnel: decrypted ones, and ones in the clear.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::exchange::{Exchange, Incoming, Refusal};
+use super::exchange::{Exchange, Incoming, Refusal, SESSION};
 use super::filter::Filter;
 use super::host;
+use super::sessions::OpenSession;
 use crate::decision::Subject;
 use crate::session_state::{SessionState, SessionStateError, TlsState};
 use outgate_policy::agree;
 use outgate_policy::document::HostMismatch;
-use outgate_policy::{Authority, ConnectVerdict, Destination, Identity, Reason, RequestStage, TlsVerdict};
+use outgate_policy::{Authority, ConnectVerdict, Destination, Reason, RequestStage, TlsVerdict};
 
 /// The name that TLS towards the origin asks for and verifies, where `:authority` may not say it.
 const UPSTREAM_NAMES: [&str; 2] =
     ["envoy.network.upstream_server_name", "envoy.network.upstream_subject_alt_names"];
-
-/// How many sessions are remembered as they were read.
-const MOST_SESSIONS: usize = 1000;
-
-thread_local! {
-    /// Sessions by their packed form: all requests of a connection bring the same.
-    static SESSIONS: RefCell<HashMap<Vec<u8>, Rc<Around>>> = RefCell::new(HashMap::new());
-}
-
-/// The session around a request.
-struct Around {
-    state: SessionState,
-    destination: Rc<Destination>,
-    identity: Identity,
-}
-
-impl Around {
-    fn of(packed: Option<Vec<u8>>) -> Result<Rc<Self>, SessionStateError> {
-        let packed = packed.ok_or(SessionStateError::Missing)?;
-        if let Some(known) = SESSIONS.with_borrow(|sessions| sessions.get(&packed).map(Rc::clone)) {
-            return Ok(known);
-        }
-        let state = SessionState::unpack(Some(&packed))?;
-        let destination = state
-            .destination()
-            .ok_or_else(|| SessionStateError::Malformed(String::from_utf8_lossy(&packed).into_owned()))?;
-        let around = Rc::new(Self { identity: state.identity(), destination: Rc::new(destination), state });
-        SESSIONS.with_borrow_mut(|sessions| {
-            if sessions.len() >= MOST_SESSIONS {
-                sessions.clear();
-            }
-            sessions.insert(packed, Rc::clone(&around));
-        });
-        Ok(around)
-    }
-}
 
 /// One request inside a tunnel.
 pub struct Inner {
@@ -75,6 +38,17 @@ impl Inner {
 
     fn new(filter: Rc<Filter>, stage: RequestStage) -> Self {
         Self { exchange: Exchange::new(filter, stage), stage }
+    }
+
+    /// The session around the request.
+    fn open_session(&mut self) -> Result<Rc<OpenSession>, SessionStateError> {
+        if let Some(packed) = self.exchange.incoming.claims.session.take() {
+            if let Some(session) = OpenSession::find(&packed) {
+                return Ok(session);
+            }
+            host::remove_request_header(SESSION);
+        }
+        OpenSession::of_connection()
     }
 
     fn judge(&mut self, state: &SessionState, destination: &Destination) -> Action {
@@ -145,15 +119,15 @@ impl Context for Inner {}
 
 impl HttpContext for Inner {
     fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.exchange.incoming = Incoming::read();
-        let around = match Around::of(host::property(&["filter_state", "outgate.session"])) {
-            Ok(around) => around,
+        self.exchange.incoming = Incoming::read_inside();
+        let session = match self.open_session() {
+            Ok(session) => session,
             Err(error) => {
                 log::error!("{error}");
                 return self.exchange.stop();
             }
         };
-        let Around { state, destination, identity } = &*around;
+        let OpenSession { state, destination, identity } = &*session;
         self.exchange.session_id = Some(state.id.clone());
         self.exchange.set_client(state.client);
         self.exchange.identity = identity.clone();

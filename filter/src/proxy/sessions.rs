@@ -1,0 +1,71 @@
+//! The sessions of this worker that are open. Requests inside a tunnel find theirs here by its packed form, which their
+//! connection brings as a header: a property of Envoy's would cost each of them more than its verdict.
+//!
+//! A header may be a lie, but a packed session that is found here proves itself: its identifier is 64 random bits that
+//! never leave the proxy. What is not found here is what filter state says, which no client can write.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::host;
+use crate::session_state::{SessionState, SessionStateError};
+use outgate_policy::{Destination, Identity};
+
+thread_local! {
+    static OPEN: RefCell<HashMap<Vec<u8>, Rc<OpenSession>>> = RefCell::new(HashMap::new());
+}
+
+/// A session, unpacked.
+#[derive(Debug)]
+pub struct OpenSession {
+    /// As its CONNECT left it.
+    pub state: SessionState,
+    /// Where to.
+    pub destination: Rc<Destination>,
+    /// Who.
+    pub identity: Identity,
+}
+
+/// Takes the session off the list when its CONNECT ends.
+#[derive(Debug)]
+pub struct Registration {
+    packed: Vec<u8>,
+}
+
+impl OpenSession {
+    /// Puts it on the list.
+    pub fn register(self, packed: String) -> Registration {
+        let packed = packed.into_bytes();
+        OPEN.with_borrow_mut(|open| open.insert(packed.clone(), Rc::new(self)));
+        Registration { packed }
+    }
+
+    /// The session with this packed form, if it is open.
+    pub fn find(packed: &[u8]) -> Option<Rc<Self>> {
+        OPEN.with_borrow(|open| open.get(packed).map(Rc::clone))
+    }
+
+    /// The session around this connection or request, by filter state. A VM that follows after a trap finds none that its
+    /// predecessor opened, and unpacks them.
+    pub fn of_connection() -> Result<Rc<Self>, SessionStateError> {
+        let packed =
+            host::property(&["filter_state", "outgate.session"]).ok_or(SessionStateError::Missing)?;
+        match Self::find(&packed) {
+            Some(session) => Ok(session),
+            None => Self::unpack(&packed).map(Rc::new),
+        }
+    }
+
+    fn unpack(packed: &[u8]) -> Result<Self, SessionStateError> {
+        let state = SessionState::unpack(packed)?;
+        let destination = state.destination().ok_or_else(|| SessionStateError::malformed(packed))?;
+        Ok(Self { identity: state.identity(), destination: Rc::new(destination), state })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        OPEN.with_borrow_mut(|open| open.remove(&self.packed));
+    }
+}
