@@ -1,8 +1,8 @@
 //! The sessions of this worker that are open. Requests inside a tunnel find theirs here by its packed form, which their
 //! connection brings as a header: a property of Envoy's would cost each of them more than its verdict.
 //!
-//! A header may be a lie, but a packed session that is found here proves itself: its identifier is 64 random bits that
-//! never leave the proxy. What is not found here is what filter state says, which no client can write.
+//! A header may be a lie, but a packed session that is found here proves itself: its identifier is 64 random bits, and only
+//! a client whose CONNECT was refused is told it. Where none is found, filter state counts, which no client can write.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
