@@ -34,6 +34,8 @@ pub struct SessionState {
     pub tls: TlsState,
     /// Rules whose matcher failed on the way there.
     pub errors: Vec<String>,
+    /// Whether the session is one of the allowances that are logged, should it be one.
+    pub logged: bool,
 }
 
 /// What TLS inside a tunnel leads to.
@@ -138,6 +140,7 @@ mod tests {
             opened_by: "inspect-all".to_owned(),
             tls,
             errors: vec!["broken".to_owned()],
+            logged: true,
         }
     }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::process::Command;
 use std::time::Duration;
 
-use outgate_tests::client::{self, Ask};
+use outgate_tests::client::{self, Ask, Tls};
 use outgate_tests::outgate::Options;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -66,6 +66,24 @@ async fn all_lines_of_a_session_share_its_id_and_tell_what_moved() {
     assert!(
         ended["source"]["bytes"].as_u64().unwrap() > 0 && ended["destination"]["bytes"].as_u64().unwrap() > 0
     );
+}
+
+/// A session's lines are all there or all left out, whichever side of the internal listener writes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allowance_that_is_not_logged_has_no_last_line_either() {
+    let setting = Setting::with(&format!("{INSPECT_ALL}outgate: {{log: {{allowances: 0}}}}\n")).await;
+    assert_eq!(setting.https("quiet.site.test", "/").await.0.status, 200);
+    let stream = client::connect(setting.proxy(), "quiet.site.test:80").await.unwrap();
+    assert_eq!(client::http1(stream, Ask::get("/").at("quiet.site.test")).await.unwrap().status, 200);
+
+    let stream = client::connect(setting.proxy(), "loud.site.test:443").await.unwrap();
+    assert!(Tls::new("other.site.test", Vec::new()).handshake(stream).await.is_err());
+    let failed = line_of(&setting, "outgate.session", "loud.site.test").await;
+    assert_eq!(failed["outgate"]["verdict"], "fail");
+    line_of(&setting, "outgate.session.end", "loud.site.test").await;
+    for line in setting.outgate.log() {
+        assert_eq!(line["destination"]["domain"], "loud.site.test", "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,7 +114,6 @@ impl Explicit {
         errors: &[RuleId],
     ) -> Action {
         let exchange = &self.exchange;
-        exchange.expect_end();
         let filter = &exchange.filter;
         let Some(client) = exchange.client() else { return exchange.stop() };
         let state = SessionState {
@@ -128,6 +127,7 @@ impl Explicit {
             opened_by: filter.rule_name(opened_by).to_owned(),
             tls: TlsState::new(tls, |rule| filter.rule_name(rule)),
             errors: errors.iter().map(|rule| filter.rule_name(*rule).to_owned()).collect(),
+            logged: filter.logs_allowance(),
         };
         let packed = state.pack();
         let cluster = filter.routing.cluster(destination, Leg::Unread);
@@ -141,8 +141,7 @@ impl Explicit {
         if !routed {
             return exchange.stop();
         }
-        let identity = exchange.identity.clone();
-        let session = OpenSession { state, destination: Rc::clone(destination), identity };
+        let session = OpenSession::new(state, Rc::clone(destination), exchange.identity.clone());
         self.session = Some(session.register(packed));
         self.register(destination);
         match tls {
@@ -227,6 +226,10 @@ impl HttpContext for Explicit {
     }
 
     fn on_log(&mut self) {
+        // The verdict is logged by the inner side.
+        if self.session.as_ref().is_some_and(sessions::Registration::is_logged) {
+            self.exchange.expect_end();
+        }
         self.exchange.on_log();
     }
 }

@@ -156,14 +156,15 @@ impl Filter {
         self.engine.rules().iter().any(|rule| rule.kind == RuleKind::Inspecting)
     }
 
-    /// Counts a verdict and logs it, unless it is an allowance that is left out; says whether it was logged.
-    pub fn record(&self, decision: &Decision<'_>) -> bool {
+    /// Counts a verdict and logs it.
+    pub fn record(&self, decision: &Decision<'_>) {
+        self.count(decision);
+        info!("{}", decision.line());
+    }
+
+    /// Counts a verdict.
+    pub fn count(&self, decision: &Decision<'_>) {
         self.metrics.verdict(decision.subject, decision.verdict, decision.rule, &decision.errors);
-        let logged = !decision.allows() || self.logs_allowance();
-        if logged {
-            info!("{}", decision.line());
-        }
-        logged
     }
 
     /// Whether the next allowance is one of those that are logged.

@@ -106,7 +106,7 @@ impl Guard {
 
     /// What rules that ask for the ClientHello decide.
     fn sniff(&self, session: &OpenSession, server_name: Option<&str>) -> TlsState {
-        let OpenSession { state, destination, identity } = session;
+        let OpenSession { state, destination, identity, .. } = session;
         let ja4 = host::text_property(&["filter_state", "outgate.ja4"]);
         let connection = Connection { sni: server_name, tls_version: None, ja4: ja4.as_deref() };
         let decision = self.filter.engine.sniffed(&Session {
@@ -120,8 +120,8 @@ impl Guard {
     }
 
     fn record(&self, session: &OpenSession, server_name: Option<&str>, outcome: &Outcome) {
-        let OpenSession { state, destination, identity } = session;
-        self.filter.record(&Decision {
+        let OpenSession { state, destination, identity, .. } = session;
+        let decision = Decision {
             subject: Subject::Session,
             at: host::now(),
             verdict: outcome.verdict,
@@ -140,7 +140,13 @@ impl Guard {
             policy_hash: &state.policy,
             session_id: &state.id,
             errors: state.errors.iter().map(String::as_str).collect(),
-        });
+        };
+        if decision.allows() && !session.logged.get() {
+            self.filter.count(&decision);
+        } else {
+            session.logged.set(true);
+            self.filter.record(&decision);
+        }
     }
 
     /// Chooses the chain of a session that the ClientHello decides; the connection comes back with it.
@@ -225,7 +231,7 @@ impl StreamContext for Guard {
         if self.found == Found::Tls && session.state.tls == TlsState::Undecided && !sniffed() {
             return self.choose_chain(session, server_name.as_deref());
         }
-        let OpenSession { state, destination, identity } = &*session;
+        let OpenSession { state, destination, identity, .. } = &*session;
         let outcome = self.decide(&state.tls, &session, server_name.as_deref());
         self.record(&session, server_name.as_deref(), &outcome);
         match outcome.verdict {

@@ -127,7 +127,7 @@ impl HttpContext for Inner {
                 return self.exchange.stop();
             }
         };
-        let OpenSession { state, destination, identity } = &*session;
+        let OpenSession { state, destination, identity, .. } = &*session;
         self.exchange.session_id = Some(state.id.clone());
         self.exchange.set_client(state.client);
         self.exchange.identity = identity.clone();

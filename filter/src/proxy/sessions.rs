@@ -4,7 +4,7 @@
 //! A header may be a lie, but a packed session that is found here proves itself: its identifier is 64 random bits, and only
 //! a client whose CONNECT was refused is told it. Where none is found, filter state counts, which no client can write.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -25,20 +25,29 @@ pub struct OpenSession {
     pub destination: Rc<Destination>,
     /// Who.
     pub identity: Identity,
+    /// Whether its lines are written: it is one of the allowances that are logged, or no allowance.
+    pub logged: Cell<bool>,
 }
 
 /// Takes the session off the list when its CONNECT ends.
 #[derive(Debug)]
 pub struct Registration {
     packed: Vec<u8>,
+    session: Rc<OpenSession>,
 }
 
 impl OpenSession {
+    /// A session with this state.
+    pub fn new(state: SessionState, destination: Rc<Destination>, identity: Identity) -> Self {
+        Self { logged: Cell::new(state.logged), state, destination, identity }
+    }
+
     /// Puts it on the list.
     pub fn register(self, packed: String) -> Registration {
         let packed = packed.into_bytes();
-        OPEN.with_borrow_mut(|open| open.insert(packed.clone(), Rc::new(self)));
-        Registration { packed }
+        let session = Rc::new(self);
+        OPEN.with_borrow_mut(|open| open.insert(packed.clone(), Rc::clone(&session)));
+        Registration { packed, session }
     }
 
     /// The session with this packed form, if it is open.
@@ -60,7 +69,15 @@ impl OpenSession {
     fn unpack(packed: &[u8]) -> Result<Self, SessionStateError> {
         let state = SessionState::unpack(packed)?;
         let destination = state.destination().ok_or_else(|| SessionStateError::malformed(packed))?;
-        Ok(Self { identity: state.identity(), destination: Rc::new(destination), state })
+        let identity = state.identity();
+        Ok(Self::new(state, Rc::new(destination), identity))
+    }
+}
+
+impl Registration {
+    /// Whether lines of it were written, or would have been.
+    pub fn is_logged(&self) -> bool {
+        self.session.logged.get()
     }
 }
 
